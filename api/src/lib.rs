@@ -1,0 +1,36 @@
+//! The object model every other crate speaks: which kinds exist, what their fields mean, and the pure rules on them.
+//!
+//! Objects travel as canonical JSON ([`canonical`]) and are decoded to the typed structs of `k8s-openapi` (named only
+//! here, so that one Kubernetes version is chosen in one place) where a decision is made.
+//!
+//! Invariant: nothing here does I/O, reads a clock or draws randomness; time, seeds and ids are arguments.
+
+pub use jiff::Timestamp;
+pub use k8s_openapi;
+pub use k8s_openapi::api as k8s;
+pub use k8s_openapi::apimachinery;
+
+pub mod attrs;
+pub mod canonical;
+pub mod claims;
+pub mod error;
+pub mod ids;
+pub mod key;
+pub mod kinds;
+pub mod meta;
+pub mod quantity;
+pub mod selector;
+
+pub use attrs::Attrs;
+pub use claims::{Amounts, Claim};
+pub use error::ApiError;
+pub use ids::Ids;
+pub use key::Key;
+pub use kinds::Kind;
+
+/// The Kubernetes release whose API we speak, as `/version` shows it.
+pub const KUBERNETES_MINOR: u32 = 34;
+/// The label that names the Deployment revision hash on ReplicaSets and Pods.
+pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+/// The pod condition that says every live proxy has stopped choosing the pod (DESIGN section 4, "Leaving").
+pub const DRAINED: &str = "coracle/Drained";
