@@ -10,16 +10,26 @@ pub use k8s_openapi;
 pub use k8s_openapi::api as k8s;
 pub use k8s_openapi::apimachinery;
 
+pub mod apply;
 pub mod attrs;
 pub mod canonical;
 pub mod claims;
+pub mod defaults;
+pub mod discovery;
+pub mod doc;
 pub mod error;
 pub mod ids;
 pub mod key;
 pub mod kinds;
+pub mod mergekeys;
 pub mod meta;
+pub mod patch;
 pub mod quantity;
+pub mod schema;
 pub mod selector;
+pub mod suggest;
+pub mod table;
+pub mod validate;
 
 pub use attrs::Attrs;
 pub use claims::{Amounts, Claim};
@@ -34,3 +44,5 @@ pub const KUBERNETES_MINOR: u32 = 34;
 pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// The pod condition that says every live proxy has stopped choosing the pod (DESIGN section 4, "Leaving").
 pub const DRAINED: &str = "coracle/Drained";
+/// Node annotation: HOST:PORT where the node's ingress takes HTTP.
+pub const INGRESS_ANNOTATION: &str = "coracle/ingress-addr";

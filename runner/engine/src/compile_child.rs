@@ -25,7 +25,11 @@ pub fn compile_child_main(args: impl IntoIterator<Item = OsString>) -> i32 {
     let expected = match args.into_iter().next().map(OsString::into_string) {
         Some(Ok(hash)) => hash,
         _ => {
-            complain(&Problem::new("E_COMPILER_USAGE", "the compile child got no hash", "It is started by a node only"));
+            complain(&Problem::new(
+                "E_COMPILER_USAGE",
+                "the compile child got no hash",
+                "It is started by a node only",
+            ));
             return EXIT_USAGE;
         }
     };
@@ -45,8 +49,13 @@ fn compile(expected: &str) -> Result<(), Problem> {
         .take(MAX_WASM_BYTES as u64 + 1)
         .read_to_end(&mut wasm)
         .map_err(|e| io_problem("read the input", &e))?;
-    let engine = wasmtime::Engine::new(&compiling_config())
-        .map_err(|e| Problem::new("E_COMPILER_START", format!("the compiler did not start: {e:#}"), "Report this"))?;
+    let engine = wasmtime::Engine::new(&compiling_config()).map_err(|e| {
+        Problem::new(
+            "E_COMPILER_START",
+            format!("the compiler did not start: {e:#}"),
+            "Report this",
+        )
+    })?;
     let found = compatibility(&engine);
     if found != expected {
         return Err(Problem::new(
@@ -64,7 +73,9 @@ fn compile(expected: &str) -> Result<(), Problem> {
         )
     })?;
     let mut out = std::io::stdout().lock();
-    out.write_all(&native).and_then(|()| out.flush()).map_err(|e| io_problem("write the output", &e))
+    out.write_all(&native)
+        .and_then(|()| out.flush())
+        .map_err(|e| io_problem("write the output", &e))
 }
 
 fn io_problem(what: &str, error: &std::io::Error) -> Problem {
@@ -76,7 +87,8 @@ fn io_problem(what: &str, error: &std::io::Error) -> Problem {
 }
 
 fn complain(problem: &Problem) {
-    let line = serde_json::json!({ "code": problem.code, "message": problem.message, "fix": problem.fix });
+    let line =
+        serde_json::json!({ "code": problem.code, "message": problem.message, "fix": problem.fix });
     // Nobody is left to tell if stderr is gone.
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }

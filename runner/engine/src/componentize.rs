@@ -4,15 +4,17 @@
 //! `component-type` section keeps it; any other becomes a `wasi:cli/command` if it has `_start`.
 
 use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+    WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
+use crate::exit_code::carry_exit_code;
 use crate::problem::BadWasm;
 
 /// Changes when the same module would become a different component; part of the cache key.
-pub(crate) const ADAPTER_VERSION: &str = "preview1-48.0.8";
+pub(crate) const ADAPTER_VERSION: &str = "preview1-48.0.8-exit";
 
 /// Turns a core module into a component; a component is returned as it is.
 ///
@@ -27,6 +29,8 @@ pub fn componentize(module: &[u8]) -> Result<Vec<u8>, BadWasm> {
     } else {
         WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER
     };
+    let renamed = carry_exit_code(module);
+    let module = renamed.as_deref().unwrap_or(module);
     // Validated afterwards with our own feature set, so not here.
     ComponentEncoder::default()
         .validate(false)

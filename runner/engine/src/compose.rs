@@ -28,11 +28,19 @@ pub fn compose(root: &str, parts: &[(&str, &[u8])]) -> Result<Option<Vec<u8>>, B
         return Ok(None);
     }
     for export in pod.parts[start].exports.clone() {
-        let alias = pod.graph.alias_instance_export(node, &export).map_err(|e| broken(e.to_string()))?;
-        pod.graph.export(alias, &export).map_err(|e| broken(e.to_string()))?;
+        let alias = pod
+            .graph
+            .alias_instance_export(node, &export)
+            .map_err(|e| broken(e.to_string()))?;
+        pod.graph
+            .export(alias, &export)
+            .map_err(|e| broken(e.to_string()))?;
     }
     pod.graph
-        .encode(EncodeOptions { validate: false, ..EncodeOptions::default() })
+        .encode(EncodeOptions {
+            validate: false,
+            ..EncodeOptions::default()
+        })
         .map(Some)
         .map_err(|e| broken(chain(&e)))
 }
@@ -53,16 +61,33 @@ struct Pod {
 
 impl Pod {
     fn new(parts: &[(&str, &[u8])]) -> Result<Pod, BadWasm> {
-        let mut pod = Pod { graph: CompositionGraph::new(), parts: Vec::new(), nodes: BTreeMap::new(), links: 0 };
+        let mut pod = Pod {
+            graph: CompositionGraph::new(),
+            parts: Vec::new(),
+            nodes: BTreeMap::new(),
+            links: 0,
+        };
         for (index, (name, bytes)) in parts.iter().enumerate() {
-            let package =
-                Package::from_bytes(&format!("pod:part{index}"), None, componentize(bytes)?, pod.graph.types_mut())
-                    .map_err(|e| broken(format!("`{name}`: {e:#}")))?;
+            let package = Package::from_bytes(
+                &format!("pod:part{index}"),
+                None,
+                componentize(bytes)?,
+                pod.graph.types_mut(),
+            )
+            .map_err(|e| broken(format!("`{name}`: {e:#}")))?;
             let world = &pod.graph.types()[package.ty()];
             let imports = world.imports.keys().cloned().collect();
             let exports = world.exports.keys().cloned().collect();
-            let package = pod.graph.register_package(package).map_err(|e| broken(e.to_string()))?;
-            pod.parts.push(Part { name: (*name).to_string(), package, imports, exports });
+            let package = pod
+                .graph
+                .register_package(package)
+                .map_err(|e| broken(e.to_string()))?;
+            pod.parts.push(Part {
+                name: (*name).to_string(),
+                package,
+                imports,
+                exports,
+            });
         }
         Ok(pod)
     }
@@ -73,10 +98,17 @@ impl Pod {
             return Ok(*node);
         }
         if path.contains(&part) {
-            let names: Vec<&str> = path.iter().chain([&part]).map(|p| self.parts[*p].name.as_str()).collect();
+            let names: Vec<&str> = path
+                .iter()
+                .chain([&part])
+                .map(|p| self.parts[*p].name.as_str())
+                .collect();
             return Err(BadWasm::new(
                 "E_COMPOSE_CYCLE",
-                format!("containers import each other in a circle: {}", names.join(" → ")),
+                format!(
+                    "containers import each other in a circle: {}",
+                    names.join(" → ")
+                ),
                 "Put them into two pods and let one call the other over HTTP",
             ));
         }
@@ -90,14 +122,23 @@ impl Pod {
         path.pop();
         let node = self.graph.instantiate(self.parts[part].package);
         for (import, provider, export) in arguments {
-            let alias = self.graph.alias_instance_export(provider, &export).map_err(|e| broken(e.to_string()))?;
-            self.graph.set_instantiation_argument(node, &import, alias).map_err(|e| {
-                BadWasm::new(
-                    "E_COMPOSE_TYPES",
-                    format!("`{export}` does not fit what `{}` imports: {}", self.parts[part].name, chain(&e)),
-                    "Build both components from the same version of the WIT package",
-                )
-            })?;
+            let alias = self
+                .graph
+                .alias_instance_export(provider, &export)
+                .map_err(|e| broken(e.to_string()))?;
+            self.graph
+                .set_instantiation_argument(node, &import, alias)
+                .map_err(|e| {
+                    BadWasm::new(
+                        "E_COMPOSE_TYPES",
+                        format!(
+                            "`{export}` does not fit what `{}` imports: {}",
+                            self.parts[part].name,
+                            chain(&e)
+                        ),
+                        "Build both components from the same version of the WIT package",
+                    )
+                })?;
             self.links += 1;
         }
         self.nodes.insert(part, node);
@@ -109,17 +150,33 @@ impl Pod {
             return Ok(None);
         }
         let mut found: Vec<(usize, &String)> = Vec::new();
-        for (index, part) in self.parts.iter().enumerate().filter(|(index, _)| *index != importer) {
-            found.extend(part.exports.iter().filter(|e| satisfies(e, import)).map(|e| (index, e)));
+        for (index, part) in self
+            .parts
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| *index != importer)
+        {
+            found.extend(
+                part.exports
+                    .iter()
+                    .filter(|e| satisfies(e, import))
+                    .map(|e| (index, e)),
+            );
         }
         match found.as_slice() {
             [] => Ok(None),
             [(index, export)] => Ok(Some((*index, (*export).clone()))),
             several => {
-                let names: Vec<&str> = several.iter().map(|(index, _)| self.parts[*index].name.as_str()).collect();
+                let names: Vec<&str> = several
+                    .iter()
+                    .map(|(index, _)| self.parts[*index].name.as_str())
+                    .collect();
                 Err(BadWasm::new(
                     "E_COMPOSE_AMBIGUOUS",
-                    format!("`{import}` is exported by several containers: {}", names.join(", ")),
+                    format!(
+                        "`{import}` is exported by several containers: {}",
+                        names.join(", ")
+                    ),
                     "Leave one of them in the pod",
                 ))
             }

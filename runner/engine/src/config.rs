@@ -13,7 +13,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use wasmtime::{
-    Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, RegallocAlgorithm, Strategy,
+    Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    RegallocAlgorithm, Strategy,
 };
 
 /// Whether the component-model-async machinery is compiled in; see the module text.
@@ -90,7 +91,9 @@ const WASM_STACK_BYTES: usize = 512 << 10;
 /// attack surface, and no toolchain of today needs them for a component), plus components.
 pub(crate) fn wasm_features() -> wasmparser::WasmFeatures {
     use wasmparser::WasmFeatures as F;
-    F::WASM3.difference(disabled_features()).union(F::COMPONENT_MODEL)
+    F::WASM3
+        .difference(disabled_features())
+        .union(F::COMPONENT_MODEL)
 }
 
 fn disabled_features() -> wasmparser::WasmFeatures {

@@ -52,8 +52,14 @@ pub(crate) struct Name<'a> {
 
 pub(crate) fn split(name: &str) -> Name<'_> {
     match name.split_once('@') {
-        Some((interface, version)) => Name { interface, version: Some(version) },
-        None => Name { interface: name, version: None },
+        Some((interface, version)) => Name {
+            interface,
+            version: Some(version),
+        },
+        None => Name {
+            interface: name,
+            version: None,
+        },
     }
 }
 
@@ -89,7 +95,10 @@ pub(crate) fn is_hosted(import: &str) -> bool {
 /// Whether a name belongs to WASI 0.3.
 pub(crate) fn is_wasi_03(name: &str) -> bool {
     let name = split(name);
-    name.interface.starts_with("wasi:") && name.version.is_some_and(|v| v == "0.3" || v.starts_with("0.3."))
+    name.interface.starts_with("wasi:")
+        && name
+            .version
+            .is_some_and(|v| v == "0.3" || v.starts_with("0.3."))
 }
 
 #[cfg(test)]
@@ -99,9 +108,13 @@ mod tests {
     #[test]
     fn versions_of_a_track_serve_each_other() {
         assert!(is_hosted("wasi:cli/exit@0.2.0") && is_hosted("wasi:cli/exit@0.2.12"));
-        assert!(!is_hosted("wasi:cli/exit@0.2.0-rc-2023-11-10") && !is_hosted("wasi:cli/exit@0.3.0"));
+        assert!(
+            !is_hosted("wasi:cli/exit@0.2.0-rc-2023-11-10") && !is_hosted("wasi:cli/exit@0.3.0")
+        );
         assert!(!is_hosted("wasi:cli/exit") && !is_hosted("wasi:keyvalue/store@0.2.0"));
-        assert!(satisfies("a:b/c@1.4.0", "a:b/c@1.0.0") && !satisfies("a:b/c@2.0.0", "a:b/c@1.0.0"));
+        assert!(
+            satisfies("a:b/c@1.4.0", "a:b/c@1.0.0") && !satisfies("a:b/c@2.0.0", "a:b/c@1.0.0")
+        );
         assert!(satisfies("a:b/c", "a:b/c") && !satisfies("a:b/c@1.0.0", "a:b/c"));
         assert_eq!(track("0.0.7"), "0.0.7");
         assert_eq!(track("0.2.3"), "0.2");

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use wasmparser::{ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, TypeBounds, TypeRef, Validator};
+use wasmparser::{
+    ComponentExternalKind, ComponentTypeRef, Encoding, Parser, Payload, TypeBounds, TypeRef,
+    Validator,
+};
 
 use crate::config::wasm_features;
 use crate::hosted::{is_hosted, is_wasi_03, satisfies, split, track};
@@ -96,27 +99,39 @@ pub fn inspect(bytes: &[u8], provided: &BTreeSet<String>) -> Result<Inspected, B
     if bytes.len() > MAX_WASM_BYTES {
         return Err(BadWasm::new(
             "E_WASM_TOO_LARGE",
-            format!("the file has {} bytes and the limit is {MAX_WASM_BYTES}", bytes.len()),
+            format!(
+                "the file has {} bytes and the limit is {MAX_WASM_BYTES}",
+                bytes.len()
+            ),
             "Strip debug information (`wasm-tools strip`) or move data out of the component into a volume",
         ));
     }
     if !bytes.starts_with(b"\0asm") {
         return Err(BadWasm::new(
             "E_NOT_WASM",
-            format!("this is not a WebAssembly file: it looks like {}", looks_like(bytes)),
+            format!(
+                "this is not a WebAssembly file: it looks like {}",
+                looks_like(bytes)
+            ),
             "Give the .wasm file your toolchain makes, for example with `cargo build --target wasm32-wasip2`",
         ));
     }
     let scan = Scan::run(bytes)?;
     let found = scan.judge(bytes.len(), provided)?;
-    Validator::new_with_features(wasm_features()).validate_all(bytes).map_err(invalid)?;
+    Validator::new_with_features(wasm_features())
+        .validate_all(bytes)
+        .map_err(invalid)?;
     Ok(found)
 }
 
 fn invalid(error: wasmparser::BinaryReaderError) -> BadWasm {
     BadWasm::new(
         "E_INVALID_WASM",
-        format!("the file is not valid WebAssembly: {} (at byte {:#x})", error.message(), error.offset()),
+        format!(
+            "the file is not valid WebAssembly: {} (at byte {:#x})",
+            error.message(),
+            error.offset()
+        ),
         "Build it again; if it needs threads, garbage collection, exceptions or 64-bit memory, turn those off",
     )
 }
@@ -143,7 +158,8 @@ struct Scan {
 impl Scan {
     fn run(bytes: &[u8]) -> Result<Scan, BadWasm> {
         let mut scan = Scan::default();
-        let (mut depth, mut modules, mut functions, mut types, mut memories) = (0u32, 0u32, 0u32, 0u32, 0u32);
+        let (mut depth, mut modules, mut functions, mut types, mut memories) =
+            (0u32, 0u32, 0u32, 0u32, 0u32);
         let mut data = 0usize;
         for payload in Parser::new(0).parse_all(bytes) {
             let top = depth == 1;
@@ -154,7 +170,11 @@ impl Scan {
                         scan.core = encoding == Encoding::Module;
                     }
                     if depth > MAX_DEPTH {
-                        return Err(too_complex("nesting of components", depth.into(), MAX_DEPTH.into()));
+                        return Err(too_complex(
+                            "nesting of components",
+                            depth.into(),
+                            MAX_DEPTH.into(),
+                        ));
                     }
                     if encoding == Encoding::Module {
                         modules += 1;
@@ -182,7 +202,11 @@ impl Scan {
                     bound("bytes of data", data as u64, MAX_DATA_BYTES as u64)?;
                 }
                 Payload::CodeSectionEntry(body) => {
-                    bound("bytes in one function", body.range().len() as u64, MAX_BODY_BYTES as u64)?;
+                    bound(
+                        "bytes in one function",
+                        body.range().len() as u64,
+                        MAX_BODY_BYTES as u64,
+                    )?;
                     let mut locals = 0u64;
                     for local in body.get_locals_reader().map_err(invalid)? {
                         locals += u64::from(local.map_err(invalid)?.0);
@@ -196,7 +220,8 @@ impl Scan {
                             scan.shared_memory |= memory.shared;
                         }
                         if top && scan.core {
-                            scan.imports.push((import.module.into(), import.name.into()));
+                            scan.imports
+                                .push((import.module.into(), import.name.into()));
                         }
                     }
                 }
@@ -210,7 +235,9 @@ impl Scan {
                         let import = import.map_err(invalid)?;
                         let name = import.name.name.to_string();
                         match import.ty {
-                            ComponentTypeRef::Instance(_) => scan.imports.push((name, String::new())),
+                            ComponentTypeRef::Instance(_) => {
+                                scan.imports.push((name, String::new()))
+                            }
                             // An alias of a type of another import asks for nothing by itself.
                             ComponentTypeRef::Type(TypeBounds::Eq(_)) => {}
                             _ => scan.unknown_items.push(name),
@@ -225,7 +252,9 @@ impl Scan {
                         }
                     }
                 }
-                Payload::CustomSection(s) if top && s.name().starts_with("component-type") => scan.has_wit = true,
+                Payload::CustomSection(s) if top && s.name().starts_with("component-type") => {
+                    scan.has_wit = true
+                }
                 _ => {}
             }
         }
@@ -247,8 +276,18 @@ impl Scan {
                 "Build it for WASI 0.2 (target wasm32-wasip2), which exports wasi:http/incoming-handler@0.2",
             ));
         }
-        let imports = if self.core { self.core_imports(provided)? } else { self.component_imports(provided)? };
-        Ok(Inspected { kind: self.kind(), core: self.core, imports, exports: self.exports, bytes: bytes as u64 })
+        let imports = if self.core {
+            self.core_imports(provided)?
+        } else {
+            self.component_imports(provided)?
+        };
+        Ok(Inspected {
+            kind: self.kind(),
+            core: self.core,
+            imports,
+            exports: self.exports,
+            bytes: bytes as u64,
+        })
     }
 
     fn kind(&self) -> Kind {
@@ -279,13 +318,25 @@ impl Scan {
             if !hosted && !provided.iter().any(|export| satisfies(export, name)) {
                 missing.push(name);
             }
-            imports.push(Import { name: name.clone(), hosted });
+            imports.push(Import {
+                name: name.clone(),
+                hosted,
+            });
         }
-        if missing.is_empty() { Ok(imports) } else { Err(unknown_imports(&missing)) }
+        if missing.is_empty() {
+            Ok(imports)
+        } else {
+            Err(unknown_imports(&missing))
+        }
     }
 
     fn core_imports(&self, provided: &BTreeSet<String>) -> Result<Vec<Import>, BadWasm> {
-        if self.shared_memory || self.imports.iter().any(|(module, name)| module == "wasi" && name == "thread-spawn") {
+        if self.shared_memory
+            || self
+                .imports
+                .iter()
+                .any(|(module, name)| module == "wasi" && name == "thread-spawn")
+        {
             return Err(BadWasm::new(
                 "E_WASI_THREADS",
                 "the module needs shared memory (wasi-threads), which no component can have",
@@ -295,14 +346,19 @@ impl Scan {
         let mut missing = Vec::new();
         let mut imports = Vec::with_capacity(self.imports.len());
         for (module, name) in &self.imports {
-            let preview_1 = module == "wasi_snapshot_preview1" && PREVIEW_1.binary_search(&name.as_str()).is_ok();
+            let preview_1 = module == "wasi_snapshot_preview1"
+                && PREVIEW_1.binary_search(&name.as_str()).is_ok();
             let hosted = preview_1 || (self.has_wit && is_hosted(module));
             let wit = self.has_wit
-                && (module.starts_with("[export]") || provided.iter().any(|export| satisfies(export, module)));
+                && (module.starts_with("[export]")
+                    || provided.iter().any(|export| satisfies(export, module)));
             if !hosted && !wit {
                 missing.push((module.as_str(), name.as_str()));
             }
-            imports.push(Import { name: format!("{module}::{name}"), hosted });
+            imports.push(Import {
+                name: format!("{module}::{name}"),
+                hosted,
+            });
         }
         match missing.first() {
             None => Ok(imports),
@@ -312,14 +368,23 @@ impl Scan {
 }
 
 fn bound(what: &str, found: u64, limit: u64) -> Result<(), BadWasm> {
-    if found > limit { Err(too_complex(what, found, limit)) } else { Ok(()) }
+    if found > limit {
+        Err(too_complex(what, found, limit))
+    } else {
+        Ok(())
+    }
 }
 
 /// Names shown before "and N more": enough to recognise the toolchain, short enough for an Event.
 const NAMES_SHOWN: usize = 8;
 
 fn listed(names: &[String]) -> String {
-    let shown = names.iter().take(NAMES_SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let shown = names
+        .iter()
+        .take(NAMES_SHOWN)
+        .map(|n| format!("`{n}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len().checked_sub(NAMES_SHOWN) {
         None | Some(0) => shown,
         Some(more) => format!("{shown} and {more} more"),
@@ -330,29 +395,52 @@ fn unknown_imports(missing: &[&str]) -> BadWasm {
     let names: Vec<String> = missing.iter().map(|n| (*n).to_string()).collect();
     BadWasm::new(
         "E_UNKNOWN_IMPORT",
-        format!("the component imports what nobody here provides: {}", listed(&names)),
+        format!(
+            "the component imports what nobody here provides: {}",
+            listed(&names)
+        ),
         "Add a container to the pod that exports it, or build the component without it; the node provides wasi:cli, \
          clocks, filesystem, http, io, random and sockets at 0.2",
     )
 }
 
 fn unknown_core_imports(first_module: &str, missing: &[(&str, &str)]) -> BadWasm {
-    let mut names: Vec<String> = missing.iter().map(|(module, name)| format!("{module}::{name}")).collect();
+    let mut names: Vec<String> = missing
+        .iter()
+        .map(|(module, name)| format!("{module}::{name}"))
+        .collect();
     names.dedup();
     let (origin, fix) = match first_module {
-        "wasi_unstable" => ("it was built for a WASI older than preview 1", "Build it with a current toolchain"),
+        "wasi_unstable" => (
+            "it was built for a WASI older than preview 1",
+            "Build it with a current toolchain",
+        ),
         "env" | "a" => (
             "it looks built for Emscripten or with undefined symbols",
             "Build it for wasm32-wasip2 or wasm32-wasip1 and define or remove those symbols",
         ),
-        "wbg" | "__wbindgen_placeholder__" => {
-            ("it was built with wasm-bindgen for a browser", "Build it for wasm32-wasip2 without wasm-bindgen")
-        }
-        "gojs" | "go" => ("it was built by Go for a browser", "Build it with GOOS=wasip1 GOARCH=wasm"),
-        m if m.starts_with("wasix") => ("it was built for WASIX", "Build it for wasm32-wasip2 or wasm32-wasip1"),
-        _ => ("nobody provides them", "Build it for wasm32-wasip2 or wasm32-wasip1"),
+        "wbg" | "__wbindgen_placeholder__" => (
+            "it was built with wasm-bindgen for a browser",
+            "Build it for wasm32-wasip2 without wasm-bindgen",
+        ),
+        "gojs" | "go" => (
+            "it was built by Go for a browser",
+            "Build it with GOOS=wasip1 GOARCH=wasm",
+        ),
+        m if m.starts_with("wasix") => (
+            "it was built for WASIX",
+            "Build it for wasm32-wasip2 or wasm32-wasip1",
+        ),
+        _ => (
+            "nobody provides them",
+            "Build it for wasm32-wasip2 or wasm32-wasip1",
+        ),
     };
-    BadWasm::new("E_UNKNOWN_IMPORT", format!("the module imports {}; {origin}", listed(&names)), fix)
+    BadWasm::new(
+        "E_UNKNOWN_IMPORT",
+        format!("the module imports {}; {origin}", listed(&names)),
+        fix,
+    )
 }
 
 /// Every function of WASI preview 1, which the adapter implements.

@@ -25,6 +25,7 @@ mod config;
 mod cpu;
 mod engine;
 mod error;
+mod exit_code;
 mod grants;
 mod host;
 mod hosted;
@@ -50,7 +51,8 @@ pub use config::{CompilerCommand, EngineConfig};
 pub use engine::{Capacity, Engine};
 pub use error::CallError;
 pub use grants::{
-    CallContext, DenyOutbound, DiscardLogs, Grants, LogSink, MAX_CALL_DEPTH, Mount, Outbound, OutboundError, Stream,
+    CallContext, DenyOutbound, DiscardLogs, Grants, LogSink, MAX_CALL_DEPTH, Mount, Outbound,
+    OutboundError, Stream,
 };
 pub use hosted::hosted_interfaces;
 pub use inspect::{Import, Inspected, Kind, MAX_WASM_BYTES, WasiVersion, inspect};

@@ -52,10 +52,16 @@ fn text(head: &[u8]) -> &'static str {
         return "unknown binary data";
     };
     let text = text.trim_start();
-    let lower = text.get(..32.min(text.len())).unwrap_or(text).to_ascii_lowercase();
+    let lower = text
+        .get(..32.min(text.len()))
+        .unwrap_or(text)
+        .to_ascii_lowercase();
     if text.contains('\0') {
         "unknown binary data"
-    } else if lower.starts_with("(module") || lower.starts_with("(component") || lower.starts_with(";;") {
+    } else if lower.starts_with("(module")
+        || lower.starts_with("(component")
+        || lower.starts_with(";;")
+    {
         "WebAssembly text (WAT)"
     } else if lower.starts_with("#!") {
         "a script"

@@ -110,10 +110,16 @@ mod tests {
     fn agrees_with_rfc_4231() {
         let mut mac = Hmac::new(&[0x0b; 20]);
         mac.update(b"Hi There");
-        assert_eq!(hex::encode(mac.finish()), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+        assert_eq!(
+            hex::encode(mac.finish()),
+            "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
+        );
         let mut mac = Hmac::new(&[0xaa; 131]);
         mac.update(b"Test Using Larger Than Block-Size Key - Hash Key First");
-        assert_eq!(hex::encode(mac.finish()), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+        assert_eq!(
+            hex::encode(mac.finish()),
+            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
+        );
     }
 
     #[test]

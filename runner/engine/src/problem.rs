@@ -16,14 +16,28 @@ pub struct Problem {
 
 impl Problem {
     /// Puts a problem together.
-    pub fn new(code: &'static str, message: impl Into<String>, fix: impl Into<Cow<'static, str>>) -> Self {
-        Problem { code, message: message.into(), fix: fix.into() }
+    pub fn new(
+        code: &'static str,
+        message: impl Into<String>,
+        fix: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Problem {
+            code,
+            message: message.into(),
+            fix: fix.into(),
+        }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}. {}.", self.code, self.message.trim_end_matches('.'), self.fix.trim_end_matches('.'))
+        write!(
+            f,
+            "{}: {}. {}.",
+            self.code,
+            self.message.trim_end_matches('.'),
+            self.fix.trim_end_matches('.')
+        )
     }
 }
 
@@ -100,11 +114,17 @@ pub struct PrepareError {
 
 impl PrepareError {
     pub(crate) fn permanent(problem: Problem) -> Self {
-        PrepareError { problem, permanent: true }
+        PrepareError {
+            problem,
+            permanent: true,
+        }
     }
 
     pub(crate) fn transient(problem: Problem) -> Self {
-        PrepareError { problem, permanent: false }
+        PrepareError {
+            problem,
+            permanent: false,
+        }
     }
 
     /// The stable code.

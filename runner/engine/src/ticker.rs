@@ -15,7 +15,10 @@ const SWEEP_TICKS: u64 = 1_000;
 
 /// Starts the thread.
 pub(crate) fn start(engine: Weak<EngineInner>, epoch: wasmtime::EngineWeak) -> std::io::Result<()> {
-    std::thread::Builder::new().name("coracle-epoch".into()).spawn(move || tick(&engine, &epoch)).map(drop)
+    std::thread::Builder::new()
+        .name("coracle-epoch".into())
+        .spawn(move || tick(&engine, &epoch))
+        .map(drop)
 }
 
 fn tick(engine: &Weak<EngineInner>, epoch: &wasmtime::EngineWeak) {
@@ -25,11 +28,15 @@ fn tick(engine: &Weak<EngineInner>, epoch: &wasmtime::EngineWeak) {
         if engine.strong_count() == 0 {
             return;
         }
-        let Some(handle) = epoch.upgrade() else { return };
+        let Some(handle) = epoch.upgrade() else {
+            return;
+        };
         handle.increment_epoch();
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(SWEEP_TICKS) {
-            let Some(engine) = engine.upgrade() else { return };
+            let Some(engine) = engine.upgrade() else {
+                return;
+            };
             engine.sweep();
         }
     }

@@ -1,1 +1,30 @@
-//! coracle-raft
+//! The replicated log under the state machine: openraft, its log on disk, snapshots and (for several members) its network.
+//!
+//! [`Replica`] is one member. It runs on a thread of its own, so that JSON and TLS work elsewhere cannot delay votes and
+//! heartbeats, and offers two things to the rest of the process: [`coracle_state::Propose`] and [`coracle_state::Views`].
+//!
+//! Invariants: an acknowledged write is on stable storage; an error of the log or of a file sync is never retried (the
+//! page cache may have dropped the data) but ends the process with one line; a snapshot travels as a file, never as a
+//! buffer; what this binary cannot read, it refuses with a code and changes nothing.
+
+pub mod compact;
+pub mod durable;
+pub mod error;
+pub mod fatal;
+pub mod gate;
+pub mod journal;
+pub mod machine;
+pub mod network;
+pub mod publish;
+pub mod replica;
+pub mod snapshot;
+pub mod types;
+pub mod version;
+
+pub use error::StartError;
+pub use fatal::Fatal;
+pub use replica::{Clock, Config, Leadership, Limits, Replica, Status};
+pub use types::{Member, node_id_text, parse_node_id};
+
+#[cfg(test)]
+mod tests;

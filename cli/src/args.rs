@@ -1,0 +1,407 @@
+//! The command line. Only what works is listed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Coracle runs WebAssembly components as Kubernetes runs containers: one binary is a whole cluster.
+#[derive(Parser)]
+#[command(name = "coracle", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start a one-node cluster here; with a folder or a .wasm file, run that application on it.
+    Up(UpArgs),
+    /// Start a control-plane member.
+    Scheduler(SchedulerArgs),
+    /// Start a runner node and join a cluster.
+    Runner(RunnerArgs),
+    /// Run a component as a replicated service with a URL.
+    Deploy(DeployArgs),
+    /// Run a component once, attached; its exit code is the command's.
+    Run(RunArgs),
+    /// Push a .wasm file to the cluster's registry, or to another by HOST/NAME.
+    Push(PushArgs),
+    /// Pull the .wasm file of an image.
+    Pull(PullArgs),
+    /// Create or update objects from files.
+    Apply(ApplyArgs),
+    /// Show objects.
+    Get(GetArgs),
+    /// Show one object in detail with its events.
+    Describe(DescribeArgs),
+    /// Show a container's output.
+    Logs(LogsArgs),
+    /// Delete objects.
+    Delete(DeleteArgs),
+    /// Set the number of replicas.
+    Scale(ScaleArgs),
+    /// Make join tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Show the client's and the server's version.
+    Version(VersionArgs),
+    /// Compile a component to native code (started by the runner for itself).
+    #[command(hide = true)]
+    CompileChild {
+        /// Passed through.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+/// How client commands find the cluster.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// Kubeconfig file (else $KUBECONFIG, ./.coracle/kubeconfig, or ~/.kube/config if it is a Coracle).
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace.
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+}
+
+/// Output forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+    /// A table with more columns.
+    Wide,
+    /// `kind/name` lines.
+    Name,
+}
+
+/// Addresses and data of a process; flags win over the file named by --config.
+#[derive(Args, Clone, Debug, Default)]
+pub struct NodeArgs {
+    /// Data directory.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Name of this node (default: the host name and 4 hex digits, kept in the data directory).
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A TOML file that may hold what flags hold: `api-addr = "127.0.0.1:6443"`.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Log filter, e.g. `info` or `coracle_raft=debug` (default: $CORACLE_LOG, then `warn`).
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Addresses of a control-plane member.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SchedulerAddrs {
+    /// Kubernetes API (TLS) [default: 127.0.0.1:6443].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub api_addr: Option<String>,
+    /// Registry (plain HTTP) [default: 127.0.0.1:5000].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub registry_addr: Option<String>,
+    /// Allow a registry without authentication on an address others can reach.
+    #[arg(long)]
+    pub insecure_registry: bool,
+}
+
+/// Addresses of a runner.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunnerAddrs {
+    /// Ingress (HTTP) [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub ingress_addr: Option<String>,
+    /// Logs and node-to-node traffic (TLS) [default: 127.0.0.1:10250].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub runner_addr: Option<String>,
+}
+
+/// `coracle up`.
+#[derive(Args, Clone, Debug)]
+pub struct UpArgs {
+    /// A folder with coracle.toml (such as samples/hello) or a .wasm file.
+    pub app: Option<PathBuf>,
+    /// Data, name, config.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// API and registry.
+    #[command(flatten)]
+    pub scheduler: SchedulerAddrs,
+    /// Ingress and runner.
+    #[command(flatten)]
+    pub runner: RunnerAddrs,
+    /// Also write the cluster into ~/.kube/config as context `coracle`.
+    #[arg(long)]
+    pub merge_kubeconfig: bool,
+}
+
+/// `coracle scheduler`.
+#[derive(Args, Clone, Debug)]
+pub struct SchedulerArgs {
+    /// Data, name, config.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// API and registry.
+    #[command(flatten)]
+    pub scheduler: SchedulerAddrs,
+}
+
+/// `coracle runner`.
+#[derive(Args, Clone, Debug)]
+pub struct RunnerArgs {
+    /// API address of the cluster (needed the first time).
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Option<String>,
+    /// Token made by `coracle token create --role runner` (needed the first time).
+    #[arg(long)]
+    pub token: Option<String>,
+    /// Data, name, config.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Ingress and runner.
+    #[command(flatten)]
+    pub runner: RunnerAddrs,
+}
+
+/// `coracle deploy`.
+#[derive(Args, Clone, Debug)]
+pub struct DeployArgs {
+    /// The component or core module.
+    pub file: PathBuf,
+    /// Name of the Deployment, Service and Ingress (default: the file's name).
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Replicas.
+    #[arg(long, default_value_t = 1)]
+    pub replicas: u32,
+    /// Host of the Ingress (default: NAME.localhost).
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Port of the Service.
+    #[arg(long, default_value_t = 80)]
+    pub port: u16,
+    /// Environment, may be repeated.
+    #[arg(long, value_name = "K=V")]
+    pub env: Vec<String>,
+    /// Return without waiting for the replicas.
+    #[arg(long)]
+    pub detach: bool,
+    /// Seconds to wait for the replicas.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// A .wasm file or an image.
+    pub what: String,
+    /// Environment, may be repeated.
+    #[arg(long, value_name = "K=V")]
+    pub env: Vec<String>,
+    /// Seconds to wait for the start.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Arguments of the command.
+    #[arg(last = true)]
+    pub args: Vec<String>,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle push`.
+#[derive(Args, Clone, Debug)]
+pub struct PushArgs {
+    /// The component or core module.
+    pub file: PathBuf,
+    /// NAME[:TAG], or HOST[:PORT]/NAME[:TAG] for another registry.
+    pub image: String,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle pull`.
+#[derive(Args, Clone, Debug)]
+pub struct PullArgs {
+    /// NAME[:TAG], NAME@sha256:…, or with HOST[:PORT]/ in front for another registry.
+    pub image: String,
+    /// Where to write the file.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle apply`.
+#[derive(Args, Clone, Debug)]
+pub struct ApplyArgs {
+    /// File, folder or - for standard input; may be repeated.
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    pub filename: Vec<PathBuf>,
+    /// Only check, store nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take over fields that others manage.
+    #[arg(long)]
+    pub force_conflicts: bool,
+    /// Output form.
+    #[arg(short, long)]
+    pub output: Option<Output>,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle get`.
+#[derive(Args, Clone, Debug)]
+pub struct GetArgs {
+    /// `pods`, `deploy,svc`, `all`, `pod/NAME`, or a kind followed by names.
+    #[arg(required = true)]
+    pub what: Vec<String>,
+    /// All namespaces.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Label selector.
+    #[arg(short = 'l', long)]
+    pub selector: Option<String>,
+    /// Field selector.
+    #[arg(long)]
+    pub field_selector: Option<String>,
+    /// Go on showing changes.
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Output form.
+    #[arg(short, long)]
+    pub output: Option<Output>,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle describe`.
+#[derive(Args, Clone, Debug)]
+pub struct DescribeArgs {
+    /// KIND/NAME, or a kind followed by names.
+    #[arg(required = true)]
+    pub what: Vec<String>,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle logs`.
+#[derive(Args, Clone, Debug)]
+pub struct LogsArgs {
+    /// POD, pod/NAME or deploy/NAME (its first pod).
+    pub what: String,
+    /// Container (needed if the pod has several).
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Go on as lines come.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The container's previous run.
+    #[arg(short, long)]
+    pub previous: bool,
+    /// Only the last lines.
+    #[arg(long)]
+    pub tail: Option<u64>,
+    /// Only lines of the last seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub since: Option<u64>,
+    /// Show each line's time.
+    #[arg(long)]
+    pub timestamps: bool,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle delete`.
+#[derive(Args, Clone, Debug)]
+pub struct DeleteArgs {
+    /// KIND/NAME, or a kind followed by names.
+    pub what: Vec<String>,
+    /// Objects of a file, folder or - for standard input.
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// No error if there is no such object.
+    #[arg(long)]
+    pub ignore_not_found: bool,
+    /// Return without waiting until the objects are gone.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle scale`.
+#[derive(Args, Clone, Debug)]
+pub struct ScaleArgs {
+    /// KIND/NAME, or a kind followed by names.
+    pub what: Vec<String>,
+    /// Objects of a file, folder or - for standard input.
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub filename: Vec<PathBuf>,
+    /// Replicas.
+    #[arg(long)]
+    pub replicas: u32,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle token`.
+#[derive(Subcommand, Clone, Debug)]
+pub enum TokenCommand {
+    /// Make a token with which one process may join.
+    Create(TokenArgs),
+}
+
+/// What a token lets its bearer become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// A runner node.
+    Runner,
+}
+
+/// `coracle token create`.
+#[derive(Args, Clone, Debug)]
+pub struct TokenArgs {
+    /// Role.
+    #[arg(long, default_value = "runner")]
+    pub role: Role,
+    /// Life in seconds, or with a unit: 30m, 24h.
+    #[arg(long, default_value = "24h")]
+    pub ttl: String,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle version`.
+#[derive(Args, Clone, Debug)]
+pub struct VersionArgs {
+    /// Only the client.
+    #[arg(long)]
+    pub client: bool,
+    /// Output form.
+    #[arg(short, long)]
+    pub output: Option<Output>,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}

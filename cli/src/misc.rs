@@ -1,0 +1,67 @@
+//! `version` and `token`.
+
+use http::Method;
+use serde_json::json;
+
+use crate::args::{Output, TokenArgs, VersionArgs};
+use crate::client::Client;
+use crate::error::{CliError, Result};
+use crate::print;
+
+/// `coracle version`.
+pub async fn version(args: VersionArgs) -> Result<()> {
+    let client = json!({"version": env!("CARGO_PKG_VERSION"), "kubernetes": format!("v1.{}", coracle_api::KUBERNETES_MINOR), "wasmtime": "48.0.8"});
+    let server = if args.client {
+        None
+    } else {
+        match Client::find(args.target.kubeconfig.as_deref(), None).await {
+            Ok(c) => Some(c.get("/version").await?),
+            Err(e) if e.code == "E_NO_CLUSTER" => None,
+            Err(e) => return Err(e),
+        }
+    };
+    match args.output {
+        Some(form @ (Output::Json | Output::Yaml)) => {
+            let mut v = json!({"client": client});
+            if let Some(s) = server {
+                v["server"] = s;
+            }
+            print::object(&v, form);
+        }
+        _ => {
+            print::out(&format!("coracle {} (Kubernetes API v1.{})\n", env!("CARGO_PKG_VERSION"), coracle_api::KUBERNETES_MINOR));
+            if let Some(s) = server {
+                print::out(&format!("server  {}\n", s["gitVersion"].as_str().unwrap_or("unknown")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `coracle token create`.
+pub async fn token(args: TokenArgs) -> Result<()> {
+    let client = Client::find(args.target.kubeconfig.as_deref(), None).await?;
+    let body = json!({"role": "runner", "ttl_seconds": seconds(&args.ttl)?});
+    let answer = client.call(Method::POST, "/coracle/v1/tokens", "application/json", body.to_string().into_bytes()).await?;
+    let token = answer["token"].as_str().ok_or_else(|| CliError::new("E_ANSWER", "the server sent no token"))?;
+    print::out(&format!("{token}\n"));
+    Ok(())
+}
+
+/// `90`, `90s`, `30m`, `24h`, `7d` in seconds.
+pub fn seconds(text: &str) -> Result<u64> {
+    let bad = || CliError::new("E_TTL", format!("{text:?} is no duration")).fix("write seconds, or a number with s, m, h or d");
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(i) => text.split_at(i),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(bad()),
+    };
+    let n: u64 = number.parse().map_err(|_| bad())?;
+    n.checked_mul(factor).filter(|s| *s > 0).ok_or_else(bad)
+}

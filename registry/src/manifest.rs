@@ -1,0 +1,419 @@
+//! Manifests, seen loosely: the bytes are stored as they came, this is only what the registry must know about them.
+//!
+//! Nothing here is ever written back. Unknown fields and unknown media types pass; what is refused is what could not be
+//! pulled again (a reference that cannot be a digest, more references than a row may hold) and a Wasm artifact that
+//! Wasm clients would reject.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::digest::Digest;
+use crate::wasm;
+
+/// Most distinct digests one manifest may name: they stand in one metadata row, which has to fit a log entry
+/// (16,384 × 72 bytes ≈ 1.2 MB). The largest real manifests have some hundred.
+pub const REFERENCES_MAX: usize = 16_384;
+
+/// OCI image manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Docker image manifest, schema 2.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// A reference from a manifest to bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Media type of the target.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub media_type: String,
+    /// Digest of the target.
+    pub digest: String,
+    /// Length of the target in bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// Other places to fetch it from; with any, the target may be absent here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// Kind of artifact, in indexes and referrer lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// Free annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// The platform of an index entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+/// The platform of an index entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// Operating system, for Wasm `wasip1`, `wasip2` or `wasi`.
+    #[serde(default)]
+    pub os: String,
+    /// Processor, for Wasm `wasm` or `wasm32`.
+    #[serde(default)]
+    pub architecture: String,
+}
+
+/// The fields of a manifest or index that matter here.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct View {
+    /// 2 in everything current.
+    pub schema_version: Option<Value>,
+    /// The manifest's own idea of its type.
+    pub media_type: Option<String>,
+    /// Kind of artifact.
+    pub artifact_type: Option<String>,
+    /// Configuration blob.
+    pub config: Option<Descriptor>,
+    /// Layer blobs.
+    pub layers: Option<Vec<Descriptor>>,
+    /// Blobs of the withdrawn artifact manifest, still pushed by old tools.
+    pub blobs: Option<Vec<Descriptor>>,
+    /// Children of an index.
+    pub manifests: Option<Vec<Descriptor>>,
+    /// The manifest this one is about.
+    pub subject: Option<Descriptor>,
+    /// Free annotations.
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// What the registry keeps about an accepted manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The type it is served with.
+    pub media_type: String,
+    /// Blobs it needs.
+    pub blobs: BTreeSet<Digest>,
+    /// Manifests it needs.
+    pub children: BTreeSet<Digest>,
+    /// Digests it names that may be absent (`urls`, non-distributable layers): kept if present.
+    pub optional: BTreeSet<Digest>,
+    /// The manifest it is about.
+    pub subject: Option<Digest>,
+    /// What a referrer list shows.
+    pub artifact_type: Option<String>,
+    /// Copied into a referrer list.
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Why a manifest was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Not JSON, or fields of the wrong shape.
+    #[error("the manifest cannot be read: {0}")]
+    Unreadable(String),
+    /// Neither a `Content-Type` nor a `mediaType`.
+    #[error("the manifest has no type: send a Content-Type header")]
+    NoType,
+    /// The two differ.
+    #[error("Content-Type is {header} but the manifest says mediaType {field}: send the same type")]
+    TypeMismatch {
+        /// From the request.
+        header: String,
+        /// From the body.
+        field: String,
+    },
+    /// A field the type requires is missing.
+    #[error("a manifest of type {media_type} needs the field {field}")]
+    Missing {
+        /// The manifest's type.
+        media_type: String,
+        /// The absent field.
+        field: &'static str,
+    },
+    /// A field that belongs to the other kind of manifest.
+    #[error("a manifest of type {media_type} may not have the field {field}")]
+    Unexpected {
+        /// The manifest's type.
+        media_type: String,
+        /// The field.
+        field: &'static str,
+    },
+    /// `schemaVersion` is not 2.
+    #[error("schemaVersion must be 2")]
+    Schema,
+    /// A descriptor's digest is not one.
+    #[error("{field}: {reason}")]
+    Digest {
+        /// Where it stands.
+        field: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// More than [`REFERENCES_MAX`].
+    #[error("the manifest names more than {REFERENCES_MAX} digests")]
+    TooMany,
+    /// Not what Wasm clients can pull.
+    #[error(
+        "a Wasm artifact (config {config}) must have exactly one layer of type {layer}; this one has {found}: push the .wasm file itself as the only layer",
+        config = wasm::CONFIG,
+        layer = wasm::LAYER
+    )]
+    WasmLayers {
+        /// The layers it has, in words.
+        found: String,
+    },
+}
+
+/// A media type without parameters, in lower case.
+pub fn bare_type(text: &str) -> String {
+    text.split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
+}
+
+/// Is this the type of an index?
+pub fn is_index(media_type: &str) -> bool {
+    matches!(media_type, OCI_INDEX | DOCKER_LIST)
+}
+
+/// Is this the type of an image or artifact manifest?
+pub fn is_image(media_type: &str) -> bool {
+    matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)
+}
+
+/// Parses the loose view.
+pub fn view(bytes: &[u8]) -> Result<View, Invalid> {
+    serde_json::from_slice(bytes).map_err(|error| Invalid::Unreadable(error.to_string()))
+}
+
+/// Judges a pushed manifest by its bytes and the `Content-Type` it came with.
+pub fn inspect(bytes: &[u8], content_type: Option<&str>) -> Result<Facts, Invalid> {
+    let view = view(bytes)?;
+    let media_type = media_type(&view, content_type)?;
+    shape(&view, &media_type)?;
+    strict_wasm(&view)?;
+
+    let mut facts = Facts {
+        artifact_type: artifact_type(&view),
+        annotations: view.annotations.clone(),
+        media_type,
+        blobs: BTreeSet::new(),
+        children: BTreeSet::new(),
+        optional: BTreeSet::new(),
+        subject: None,
+    };
+    let blobs = view
+        .config
+        .iter()
+        .map(|d| ("config", d))
+        .chain(view.layers.iter().flatten().map(|d| ("layers", d)))
+        .chain(view.blobs.iter().flatten().map(|d| ("blobs", d)));
+    for (field, descriptor) in blobs {
+        let digest = digest_of(descriptor, field)?;
+        if may_be_absent(descriptor) {
+            facts.optional.insert(digest);
+        } else {
+            facts.blobs.insert(digest);
+        }
+    }
+    for descriptor in view.manifests.iter().flatten() {
+        let digest = digest_of(descriptor, "manifests")?;
+        if may_be_absent(descriptor) {
+            facts.optional.insert(digest);
+        } else {
+            facts.children.insert(digest);
+        }
+    }
+    if let Some(subject) = &view.subject {
+        facts.subject = Some(digest_of(subject, "subject")?);
+    }
+    if facts.blobs.len() + facts.children.len() + facts.optional.len() > REFERENCES_MAX {
+        return Err(Invalid::TooMany);
+    }
+    Ok(facts)
+}
+
+fn digest_of(descriptor: &Descriptor, field: &'static str) -> Result<Digest, Invalid> {
+    descriptor
+        .digest
+        .parse()
+        .map_err(|error: crate::digest::DigestError| Invalid::Digest {
+            field,
+            reason: error.to_string(),
+        })
+}
+
+fn media_type(view: &View, content_type: Option<&str>) -> Result<String, Invalid> {
+    let header = content_type.map(bare_type).filter(|text| !text.is_empty());
+    let field = view.media_type.as_deref().map(bare_type);
+    match (header, field) {
+        (Some(header), Some(field)) if header != field => {
+            Err(Invalid::TypeMismatch { header, field })
+        }
+        (Some(header), _) => Ok(header),
+        (None, Some(field)) => Ok(field),
+        (None, None) => Err(Invalid::NoType),
+    }
+}
+
+/// Required and excluded fields of the four types we know; other types pass as they are.
+fn shape(view: &View, media_type: &str) -> Result<(), Invalid> {
+    let missing = |field| Invalid::Missing {
+        media_type: media_type.to_owned(),
+        field,
+    };
+    let unexpected = |field| Invalid::Unexpected {
+        media_type: media_type.to_owned(),
+        field,
+    };
+    let image = is_image(media_type);
+    if !image && !is_index(media_type) {
+        return Ok(());
+    }
+    if view.schema_version != Some(Value::from(2)) {
+        return Err(Invalid::Schema);
+    }
+    // A document that is a manifest to one client and an index to another is an attack, not an image.
+    if image {
+        if view.config.is_none() {
+            return Err(missing("config"));
+        }
+        if view.layers.is_none() {
+            return Err(missing("layers"));
+        }
+        if view.manifests.is_some() {
+            return Err(unexpected("manifests"));
+        }
+    } else {
+        if view.manifests.is_none() {
+            return Err(missing("manifests"));
+        }
+        if view.layers.is_some() {
+            return Err(unexpected("layers"));
+        }
+        if view.config.is_some() {
+            return Err(unexpected("config"));
+        }
+    }
+    Ok(())
+}
+
+/// The canonical Wasm artifact has one layer; its own clients refuse anything else, so we refuse it while pushing.
+fn strict_wasm(view: &View) -> Result<(), Invalid> {
+    let Some(config) = &view.config else {
+        return Ok(());
+    };
+    if bare_type(&config.media_type) != wasm::CONFIG {
+        return Ok(());
+    }
+    let layers = view.layers.as_deref().unwrap_or_default();
+    match layers {
+        [only] if bare_type(&only.media_type) == wasm::LAYER => Ok(()),
+        [only] => Err(Invalid::WasmLayers {
+            found: format!("one layer of type {}", only.media_type),
+        }),
+        [] => Err(Invalid::WasmLayers {
+            found: "no layer".into(),
+        }),
+        many => Err(Invalid::WasmLayers {
+            found: format!("{} layers", many.len()),
+        }),
+    }
+}
+
+fn artifact_type(view: &View) -> Option<String> {
+    let own = view.artifact_type.clone().filter(|text| !text.is_empty());
+    own.or_else(|| {
+        let config = view.config.as_ref()?;
+        (!config.media_type.is_empty()).then(|| config.media_type.clone())
+    })
+}
+
+/// Non-distributable layers and descriptors with `urls` live elsewhere.
+fn may_be_absent(descriptor: &Descriptor) -> bool {
+    !descriptor.urls.is_empty()
+        || descriptor.media_type.contains(".nondistributable.")
+        || descriptor.media_type.contains(".foreign.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+    use serde_json::json;
+
+    fn desc(media_type: &str, bytes: &[u8]) -> Value {
+        json!({ "mediaType": media_type, "digest": Algorithm::Sha256.digest(bytes).to_string(), "size": bytes.len() })
+    }
+
+    fn image(config: &str, layers: Vec<Value>) -> Value {
+        json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": desc(config, b"c"), "layers": layers })
+    }
+
+    fn check(value: &Value) -> Result<Facts, Invalid> {
+        inspect(value.to_string().as_bytes(), None)
+    }
+
+    #[test]
+    fn facts_of_an_image() {
+        let mut value = image("application/x", vec![desc("a/b", b"1"), desc("a/b", b"2")]);
+        value["subject"] = desc(OCI_MANIFEST, b"s");
+        value["annotations"] = json!({ "k": "v" });
+        value["somethingNew"] = json!([1, 2]);
+        let facts = check(&value).unwrap();
+        assert_eq!(facts.blobs.len(), 3);
+        assert_eq!(facts.subject, Some(Algorithm::Sha256.digest(b"s")));
+        assert_eq!(facts.artifact_type.as_deref(), Some("application/x"));
+        assert_eq!(facts.annotations.unwrap()["k"], "v");
+    }
+
+    #[test]
+    fn what_may_be_absent() {
+        let mut far = desc("a/b", b"1");
+        far["urls"] = json!(["https://example.com/x"]);
+        let foreign = desc("application/vnd.oci.image.layer.nondistributable.v1.tar", b"2");
+        let facts = check(&image("application/x", vec![far, foreign])).unwrap();
+        assert_eq!((facts.blobs.len(), facts.optional.len()), (1, 2));
+    }
+
+    #[test]
+    fn refused() {
+        let bad_digest = json!({ "mediaType": "a/b", "digest": "sha256:zz", "size": 1 });
+        let mixed = {
+            let mut value = image("application/x", vec![]);
+            value["manifests"] = json!([]);
+            value
+        };
+        for (value, want) in [
+            (json!([]), "cannot be read"),
+            (json!({}), "no type"),
+            (json!({ "mediaType": OCI_MANIFEST }), "schemaVersion"),
+            (json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [] }), "config"),
+            (json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": desc("x", b"") }), "layers"),
+            (json!({ "schemaVersion": 2, "mediaType": OCI_INDEX }), "manifests"),
+            (mixed, "may not have"),
+            (image("application/x", vec![bad_digest]), "layers"),
+            (image(wasm::CONFIG, vec![]), "exactly one layer"),
+            (image(wasm::CONFIG, vec![desc("a/b", b"1")]), "exactly one layer"),
+            (image(wasm::CONFIG, vec![desc(wasm::LAYER, b"1"), desc(wasm::LAYER, b"2")]), "2 layers"),
+        ] {
+            let error = check(&value).unwrap_err().to_string();
+            assert!(error.contains(want), "{value}: {error}");
+        }
+        let value = image("application/x", vec![]).to_string();
+        let error = inspect(value.as_bytes(), Some(OCI_INDEX)).unwrap_err();
+        assert!(matches!(error, Invalid::TypeMismatch { .. }));
+        assert!(inspect(value.as_bytes(), Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")).is_ok());
+    }
+
+    #[test]
+    fn indexes_and_unknown_types_pass() {
+        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [desc(OCI_MANIFEST, b"m")] });
+        let facts = check(&index).unwrap();
+        assert_eq!(facts.children.len(), 1);
+        assert_eq!(facts.artifact_type, None);
+        assert!(check(&json!({ "mediaType": "application/vnd.example+json", "x": 1 })).is_ok());
+    }
+}

@@ -1,0 +1,115 @@
+//! Reading one object, freshness of reads, and selectors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_api::attrs::field_supported;
+use coracle_api::error::Cause;
+use coracle_api::selector::{FieldSelector, LabelSelector};
+use coracle_api::{ApiError, canonical};
+use coracle_state::{Obj, View};
+
+use crate::call::Call;
+use crate::context::Context;
+use crate::negotiate::{self, Shape};
+use crate::reply::{self, Answer};
+
+/// How long a read waits for a revision this member has not applied yet, as kube-apiserver's watch cache.
+pub const FRESH_WAIT: Duration = Duration::from_secs(3);
+
+/// A view that has at least the asked revision. Unset and 0 mean the newest view of this member, which holds every
+/// write this member has acknowledged.
+pub async fn fresh(ctx: &Context, revision: Option<u64>) -> Result<Arc<View>, ApiError> {
+    let view = ctx.view();
+    let Some(wanted) = revision.filter(|r| *r > view.revision) else { return Ok(view) };
+    match tokio::time::timeout(FRESH_WAIT, ctx.config.views.newer_than(wanted - 1)).await {
+        Ok(view) => Ok(view),
+        Err(_) => Err(too_large(wanted, ctx.view().revision)),
+    }
+}
+
+fn too_large(wanted: u64, current: u64) -> ApiError {
+    let message = format!("Too large resource version: {wanted}, current: {current}");
+    let mut e = reply::later(504, "Timeout", message.clone());
+    e.causes.push(Cause { field: String::new(), reason: "ResourceVersionTooLarge".into(), message });
+    e
+}
+
+/// `GET` of one object.
+pub async fn get(ctx: &Context, call: &Call) -> Answer {
+    let shape = call.shape()?;
+    let view = fresh(ctx, call.query.resource_version()?).await?;
+    let obj = view.get(call.kind.table, &call.key()).ok_or_else(|| call.not_found())?;
+    Ok(match shape {
+        Shape::Object => reply::bytes(200, reply::JSON, obj.wire()),
+        shape => reply::value(200, &negotiate::object(call.kind, obj.value(), shape, call.include()?, ctx.now())),
+    })
+}
+
+/// What a list or watch is restricted to.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Namespace, empty for all.
+    pub namespace: String,
+    /// Name, empty for all.
+    pub name: String,
+    /// Labels.
+    pub labels: LabelSelector,
+    /// Fields.
+    pub fields: FieldSelector,
+}
+
+impl Selection {
+    /// Reads the selectors of a request; unsupported fields are a 400.
+    pub fn of(call: &Call) -> Result<Self, ApiError> {
+        let labels = LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
+        let fields = FieldSelector::parse(call.query.get("fieldSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
+        if let Some((field, _, _)) = fields.0.iter().find(|(f, _, _)| !field_supported(call.kind, f)) {
+            return Err(ApiError::bad_request(format!("field label not supported: {field:?} cannot be selected on {}", call.kind.plural)));
+        }
+        Ok(Self { namespace: call.namespace.clone(), name: call.name.clone(), labels, fields })
+    }
+
+    /// Whether an object belongs to it.
+    pub fn matches(&self, obj: &Obj) -> bool {
+        (self.namespace.is_empty() || obj.key.namespace == self.namespace)
+            && (self.name.is_empty() || obj.key.name == self.name)
+            && self.labels.matches(&obj.attrs.labels)
+            && self.fields.matches(|f| obj.attrs.field(f))
+    }
+
+    /// Whether selectors restrict it (a namespace does not count).
+    pub fn selective(&self) -> bool {
+        !self.labels.is_empty() || !self.fields.is_empty() || !self.name.is_empty()
+    }
+
+    /// The value a field must have, if the selector says so.
+    fn pinned(&self, field: &str) -> Option<&str> {
+        self.fields.0.iter().find(|(f, equal, v)| f == field && *equal && !v.is_empty()).map(|(_, _, v)| v.as_str())
+    }
+
+    /// The selected objects of a table in key order, by the cheapest index there is.
+    pub fn objects(&self, view: &View, table: &str) -> Vec<Arc<Obj>> {
+        let name = self.pinned("metadata.name").or((!self.name.is_empty()).then_some(self.name.as_str()));
+        if let (Some(name), Some(namespaced)) = (name, self.namespace_for_get(table)) {
+            let key = coracle_api::Key::new(namespaced, name);
+            return view.get(table, &key).filter(|o| self.matches(o)).cloned().into_iter().collect();
+        }
+        let all: Box<dyn Iterator<Item = &Arc<Obj>>> = match self.pinned("spec.nodeName") {
+            Some(node) if table == "pods" => view.on_node(node),
+            _ => view.list(table, (!self.namespace.is_empty()).then_some(self.namespace.as_str())),
+        };
+        all.filter(|o| self.matches(o)).cloned().collect()
+    }
+
+    /// The namespace under which one name means one object; `None` if it may be in any.
+    fn namespace_for_get(&self, table: &str) -> Option<String> {
+        let namespaced = coracle_api::kinds::by_table(table).is_none_or(|k| k.namespaced());
+        (!namespaced || !self.namespace.is_empty()).then(|| self.namespace.clone())
+    }
+}
+
+/// Wire bytes of an object's old form at a newer revision: what a watch sends when an object leaves its selector.
+pub fn wire_at(obj: &Obj, revision: u64) -> bytes::Bytes {
+    canonical::with_revision(&obj.bytes, revision)
+}
