@@ -107,7 +107,6 @@ impl Registry {
             Some(from) => vec![from.clone()],
             None => self.holders(digest).await?,
         };
-        let _guard = self.guard(digest).read().await;
         for source in sources {
             let access = Access {
                 action: Action::Pull,
@@ -128,6 +127,7 @@ impl Registry {
     }
 
     async fn mount_from(&self, name: &Name, from: &Name, digest: &Digest) -> Result<bool, Error> {
+        let _guard = self.guard(digest).read().await;
         self.leases.hold(digest, self.now());
         for _ in 0..CONFLICTS_MAX {
             let source = rows::link_key(from, digest);

@@ -37,8 +37,8 @@ pub(crate) struct Frame<'a> {
     pub length: Option<u64>,
 }
 
-/// The path of a session.
-pub(crate) fn location(name: &Name, id: &UploadId) -> String {
+/// The path of a session: relative, so that no proxy in front can make it wrong.
+pub(crate) fn location(name: &Name, id: &str) -> String {
     format!("/v2/{name}/blobs/uploads/{id}")
 }
 
@@ -55,7 +55,7 @@ fn refused(refusal: Refusal, name: &Name, id: &UploadId, have: u64) -> Error {
             Error::new(Code::BlobUploadInvalid, message)
                 .status(StatusCode::RANGE_NOT_SATISFIABLE)
                 .detail(json!({ "received": have }))
-                .header(http::header::LOCATION, &location(name, id))
+                .header(http::header::LOCATION, &location(name, id.as_str()))
                 .header(http::header::RANGE, &range::received(have))
         }
         Refusal::Length { stated, got } => Error::new(Code::SizeInvalid, message)
@@ -401,8 +401,10 @@ impl Registry {
             if !upload.expired(now, self.limits.upload_age_ms_max) {
                 continue;
             }
+            if *upload.phase() == Phase::Open {
+                dropped += 1;
+            }
             self.drop_upload(&id, &mut upload).await?;
-            dropped += 1;
         }
         self.counters.uploads_expired.add(dropped as u64);
         if dropped > 0 {

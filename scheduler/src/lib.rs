@@ -1,1 +1,34 @@
-//! coracle-scheduler
+//! The control-plane process as a library: it opens the data directory, starts the crates beside it and wires them.
+//!
+//! [`start`] gives a [`Scheduler`]: one member of the cluster with the Kubernetes API on a TLS listener, the embedded
+//! registry, and (while it leads) the control loop, which reads a view, asks `coracle-plan` what to do and proposes it.
+//! Nothing is decided here: decisions are `plan`'s, storage is `raft`'s, meaning is `server`'s.
+//!
+//! Three runtimes keep out of each other's way: raft on its own thread, the control loop on its own thread, and the
+//! caller's runtime for TLS, HTTP and JSON.
+
+mod acks;
+mod config;
+mod control;
+mod data;
+mod error;
+mod join;
+mod listeners;
+mod meta;
+mod pki;
+mod registry;
+mod renew;
+mod runners;
+mod scheduler;
+mod tokens;
+
+pub use config::SchedulerConfig;
+pub use coracle_raft::{Fatal, Limits};
+pub use data::{DataDir, Identity};
+pub use error::StartError;
+pub use pki::{NodeIdentity, kubeconfig};
+pub use scheduler::{Scheduler, start};
+pub use tokens::Role;
+
+#[cfg(test)]
+mod tests;

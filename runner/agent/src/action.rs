@@ -132,7 +132,10 @@ pub struct Grants {
 impl Grants {
     /// The port a service container serves on.
     pub fn serving_port(&self) -> u16 {
-        self.ports.first().copied().unwrap_or(crate::config::DEFAULT_PORT)
+        self.ports
+            .first()
+            .copied()
+            .unwrap_or(crate::config::DEFAULT_PORT)
     }
 }
 

@@ -66,7 +66,8 @@ impl Agent {
     /// Whether a pod takes requests: it runs a service and has not been told to stop.
     pub fn accepts(&self, uid: &str) -> bool {
         self.pods.get(uid).is_some_and(|p| {
-            matches!(p.life, Life::Active | Life::AwaitDrained) && p.containers.iter().any(|c| c.serves())
+            matches!(p.life, Life::Active | Life::AwaitDrained)
+                && p.containers.iter().any(|c| c.serves())
         })
     }
 
@@ -92,8 +93,15 @@ impl Agent {
             Input::Pod(value) => self.take_pod(&value, now, out).into_iter().collect(),
             Input::Gone { uid } => self.take_gone(uid),
             Input::Relisted { uids } => {
-                let gone: Vec<String> = self.pods.keys().filter(|u| !uids.contains(*u)).cloned().collect();
-                gone.into_iter().flat_map(|uid| self.take_gone(uid)).collect()
+                let gone: Vec<String> = self
+                    .pods
+                    .keys()
+                    .filter(|u| !uids.contains(*u))
+                    .cloned()
+                    .collect();
+                gone.into_iter()
+                    .flat_map(|uid| self.take_gone(uid))
+                    .collect()
             }
             Input::Config { config, object } => self.take_config(&config, object, out),
             Input::Mounted { uid } => self.on_pod(uid, |p, _| {
@@ -107,16 +115,35 @@ impl Agent {
             Input::Pulled { at, image } => self.on_run(at, |p, i, _| {
                 let c = &mut p.containers[i];
                 if matches!(c.stage, Stage::Pulling) {
-                    let text = format!("Container image \"{}\" is on the node ({})", c.spec.image, image.digest);
-                    out.event(p.spec.who(), &c.spec.name, EventType::Normal, "Pulled", text);
+                    let text = format!(
+                        "Container image \"{}\" is on the node ({})",
+                        c.spec.image, image.digest
+                    );
+                    out.event(
+                        p.spec.who(),
+                        &c.spec.name,
+                        EventType::Normal,
+                        "Pulled",
+                        text,
+                    );
                     c.pulled(image);
                 }
             }),
-            Input::PullFailed { at, failure, problem } => self.on_run(at, |p, i, config| {
+            Input::PullFailed {
+                at,
+                failure,
+                problem,
+            } => self.on_run(at, |p, i, config| {
                 let c = &mut p.containers[i];
                 if matches!(c.stage, Stage::Pulling) {
                     let text = format!("Failed to pull image \"{}\": {problem}", c.spec.image);
-                    out.event(p.spec.who(), &c.spec.name, EventType::Warning, "Failed", text);
+                    out.event(
+                        p.spec.who(),
+                        &c.spec.name,
+                        EventType::Warning,
+                        "Failed",
+                        text,
+                    );
                     c.pull_failed(failure, problem, now, config);
                 }
             }),
@@ -125,10 +152,20 @@ impl Agent {
                     p.prepared(i, kind, now, config, out);
                 }
             }),
-            Input::PrepareFailed { at, problem, permanent } => self.on_run(at, |p, i, config| {
+            Input::PrepareFailed {
+                at,
+                problem,
+                permanent,
+            } => self.on_run(at, |p, i, config| {
                 let c = &mut p.containers[i];
                 if matches!(c.stage, Stage::Preparing) {
-                    out.event(p.spec.who(), &c.spec.name, EventType::Warning, "Failed", format!("Error: {problem}"));
+                    out.event(
+                        p.spec.who(),
+                        &c.spec.name,
+                        EventType::Warning,
+                        "Failed",
+                        format!("Error: {problem}"),
+                    );
                     c.prepare_failed(problem, permanent, now, config);
                 }
             }),
@@ -140,7 +177,13 @@ impl Agent {
             Input::LinkFailed { at, problem } => self.on_run(at, |p, i, config| {
                 let c = &mut p.containers[i];
                 if matches!(c.stage, Stage::Linking) {
-                    out.event(p.spec.who(), &c.spec.name, EventType::Warning, "Failed", format!("Error: {problem}"));
+                    out.event(
+                        p.spec.who(),
+                        &c.spec.name,
+                        EventType::Warning,
+                        "Failed",
+                        format!("Error: {problem}"),
+                    );
                     c.link_failed(problem, now, config);
                 }
             }),
@@ -169,13 +212,23 @@ impl Agent {
                     p.probed(i, kind, &outcome, now, out);
                 }
             }),
-            Input::Stopped { uid } => self.on_pod(uid, |p, _| p.stopped |= p.life == Life::Stopping),
+            Input::Stopped { uid } => {
+                self.on_pod(uid, |p, _| p.stopped |= p.life == Life::Stopping)
+            }
             Input::Killed { uid } => self.on_pod(uid, |p, config| p.killed(now, config)),
-            Input::StatusWritten { uid, seq, revision } => self.on_pod(uid, |p, _| p.status_written(seq, revision)),
-            Input::StatusFailed { uid, seq, why } => self.on_pod(uid, |p, _| p.status_failed(seq, why, now)),
+            Input::StatusWritten { uid, seq, revision } => {
+                self.on_pod(uid, |p, _| p.status_written(seq, revision))
+            }
+            Input::StatusFailed { uid, seq, why } => {
+                self.on_pod(uid, |p, _| p.status_failed(seq, why, now))
+            }
             Input::Tick => {
                 let due = |(at, _): &&(Timestamp, String)| *at <= now;
-                self.wakes.iter().take_while(due).map(|(_, uid)| uid.clone()).collect()
+                self.wakes
+                    .iter()
+                    .take_while(due)
+                    .map(|(_, uid)| uid.clone())
+                    .collect()
             }
         }
     }
@@ -197,7 +250,8 @@ impl Agent {
                         self.use_config(config, &uid, out);
                     }
                 }
-                self.pods.insert(uid.clone(), Pod::meet(spec, now, &self.config));
+                self.pods
+                    .insert(uid.clone(), Pod::meet(spec, now, &self.config));
             }
         }
         Some(uid)
@@ -223,8 +277,15 @@ impl Agent {
         self.on_pod(uid, |p, _| p.gone = true)
     }
 
-    fn take_config(&mut self, config: &ConfigRef, object: Option<Arc<Value>>, out: &mut Out) -> Vec<String> {
-        let Some(entry) = self.configs.get_mut(config) else { return Vec::new() };
+    fn take_config(
+        &mut self,
+        config: &ConfigRef,
+        object: Option<Arc<Value>>,
+        out: &mut Out,
+    ) -> Vec<String> {
+        let Some(entry) = self.configs.get_mut(config) else {
+            return Vec::new();
+        };
         entry.object = Some(object);
         let users: Vec<String> = entry.users.iter().cloned().collect();
         let (configs, settings) = (&self.configs, &self.config);
@@ -248,8 +309,14 @@ impl Agent {
 
     /// Applies a result to the container it names, unless that is at another run by now.
     fn on_run(&mut self, at: At, f: impl FnOnce(&mut Pod, usize, &AgentConfig)) -> Vec<String> {
-        let Some(pod) = self.pods.get_mut(&at.uid) else { return Vec::new() };
-        let Some(i) = pod.containers.iter().position(|c| c.spec.name == at.container && c.run == at.run) else {
+        let Some(pod) = self.pods.get_mut(&at.uid) else {
+            return Vec::new();
+        };
+        let Some(i) = pod
+            .containers
+            .iter()
+            .position(|c| c.spec.name == at.container && c.run == at.run)
+        else {
             return Vec::new();
         };
         f(pod, i, &self.config);
@@ -257,12 +324,18 @@ impl Agent {
     }
 
     fn advance(&mut self, uid: &str, now: Timestamp, out: &mut Out) {
-        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
         if let Some(at) = pod.wake.take() {
             self.wakes.remove(&(at, uid.to_string()));
         }
         let configs = &self.configs;
-        let known = pod.spec.configs().iter().all(|c| configs.get(c).is_some_and(|c| c.object.is_some()));
+        let known = pod
+            .spec
+            .configs()
+            .iter()
+            .all(|c| configs.get(c).is_some_and(|c| c.object.is_some()));
         pod.advance(now, &self.config, &|c| lookup(configs, c), known, out);
         if pod.gone && pod.life == Life::Done {
             self.forget(uid, out);
@@ -272,8 +345,13 @@ impl Agent {
     }
 
     fn forget(&mut self, uid: &str, out: &mut Out) {
-        let Some(pod) = self.pods.remove(uid) else { return };
-        out.push(Action::Forget { uid: uid.to_string(), pod: pod.spec.key.clone() });
+        let Some(pod) = self.pods.remove(uid) else {
+            return;
+        };
+        out.push(Action::Forget {
+            uid: uid.to_string(),
+            pod: pod.spec.key.clone(),
+        });
         self.configs.retain(|config, entry| {
             if entry.users.remove(uid) && entry.users.is_empty() {
                 out.push(Action::UnwatchConfig(config.clone()));

@@ -89,7 +89,9 @@ impl Container {
         let status = pod.container_status(&spec.name);
         let image_id = text(&status["imageID"]);
         let same_image = status["image"] == spec.image.as_str();
-        let known_digest = image_id.rsplit_once('@').map(|(_, digest)| digest.to_string());
+        let known_digest = image_id
+            .rsplit_once('@')
+            .map(|(_, digest)| digest.to_string());
         let mut c = Self {
             probes: Probes::parse(&spec.value),
             spec: spec.clone(),
@@ -125,14 +127,20 @@ impl Container {
             None
         };
         if let Some(end) = end {
-            let code = end["exitCode"].as_i64().and_then(|c| i32::try_from(c).ok()).unwrap_or(137);
+            let code = end["exitCode"]
+                .as_i64()
+                .and_then(|c| i32::try_from(c).ok())
+                .unwrap_or(137);
             if c.restarts_after(code, pod.restart_policy) {
                 c.last = end;
                 c.run = c.run.saturating_add(1);
             } else {
                 c.ended = Some(end);
                 c.exit_code = Some(code);
-                c.stage = Stage::Ended { restart_at: None, pause_ms: 0 };
+                c.stage = Stage::Ended {
+                    restart_at: None,
+                    pause_ms: 0,
+                };
             }
         } else if !c.last.is_null() {
             c.run = c.run.saturating_add(1);
@@ -142,7 +150,11 @@ impl Container {
 
     /// Identity of the current run.
     pub fn at(&self, uid: &str) -> At {
-        At { uid: uid.to_string(), container: self.spec.name.clone(), run: self.run }
+        At {
+            uid: uid.to_string(),
+            container: self.spec.name.clone(),
+            run: self.run,
+        }
     }
 
     /// Whether it runs now.
@@ -157,7 +169,13 @@ impl Container {
 
     /// Whether it has ended for good.
     pub fn finished(&self) -> bool {
-        matches!(self.stage, Stage::Ended { restart_at: None, .. })
+        matches!(
+            self.stage,
+            Stage::Ended {
+                restart_at: None,
+                ..
+            }
+        )
     }
 
     /// Whether it ever ran.
@@ -177,7 +195,11 @@ impl Container {
 
     /// Whether the containers after it may start (init containers only).
     pub fn init_done(&self) -> bool {
-        if self.spec.sidecar { self.started() } else { self.finished() && self.exit_code == Some(0) }
+        if self.spec.sidecar {
+            self.started()
+        } else {
+            self.finished() && self.exit_code == Some(0)
+        }
     }
 
     /// Whether it serves requests.
@@ -195,9 +217,21 @@ impl Container {
     }
 
     /// A pull failed.
-    pub fn pull_failed(&mut self, failure: PullFailure, problem: Problem, now: Timestamp, config: &AgentConfig) {
+    pub fn pull_failed(
+        &mut self,
+        failure: PullFailure,
+        problem: Problem,
+        now: Timestamp,
+        config: &AgentConfig,
+    ) {
         let pause_ms = self.pulls.next_ms(config);
-        self.stage = Stage::PullBackoff { failure, problem, failed_at: now, retry_at: after(now, pause_ms), pause_ms };
+        self.stage = Stage::PullBackoff {
+            failure,
+            problem,
+            failed_at: now,
+            retry_at: after(now, pause_ms),
+            pause_ms,
+        };
     }
 
     /// The image is here.
@@ -209,15 +243,27 @@ impl Container {
     }
 
     /// Preparing failed.
-    pub fn prepare_failed(&mut self, problem: Problem, permanent: bool, now: Timestamp, config: &AgentConfig) {
+    pub fn prepare_failed(
+        &mut self,
+        problem: Problem,
+        permanent: bool,
+        now: Timestamp,
+        config: &AgentConfig,
+    ) {
         let pause = self.prepares.next_ms(config);
-        self.stage = Stage::PrepareBackoff { problem, retry_at: (!permanent).then(|| after(now, pause)) };
+        self.stage = Stage::PrepareBackoff {
+            problem,
+            retry_at: (!permanent).then(|| after(now, pause)),
+        };
     }
 
     /// Linking failed.
     pub fn link_failed(&mut self, problem: Problem, now: Timestamp, config: &AgentConfig) {
         let pause = self.links.next_ms(config);
-        self.stage = Stage::LinkBackoff { problem, retry_at: after(now, pause) };
+        self.stage = Stage::LinkBackoff {
+            problem,
+            retry_at: after(now, pause),
+        };
     }
 
     /// It runs.
@@ -232,7 +278,15 @@ impl Container {
     }
 
     /// A run ended; `going` says that the pod leaves, so nothing starts again.
-    pub fn run_ended(&mut self, uid: &str, exit: &Exit, now: Timestamp, policy: RestartPolicy, going: bool, config: &AgentConfig) {
+    pub fn run_ended(
+        &mut self,
+        uid: &str,
+        exit: &Exit,
+        now: Timestamp,
+        policy: RestartPolicy,
+        going: bool,
+        config: &AgentConfig,
+    ) {
         let since = match self.stage {
             Stage::Running { since } => Some(since),
             _ => None,
@@ -244,11 +298,21 @@ impl Container {
             self.restarts.reset();
         }
         if going || !(self.replace || self.restarts_after(exit.code, policy)) {
-            self.stage = Stage::Ended { restart_at: None, pause_ms: 0 };
+            self.stage = Stage::Ended {
+                restart_at: None,
+                pause_ms: 0,
+            };
             return;
         }
-        let pause_ms = if self.replace { 0 } else { self.restarts.next_restart_ms(config) };
-        self.stage = Stage::Ended { restart_at: Some(after(now, pause_ms)), pause_ms };
+        let pause_ms = if self.replace {
+            0
+        } else {
+            self.restarts.next_restart_ms(config)
+        };
+        self.stage = Stage::Ended {
+            restart_at: Some(after(now, pause_ms)),
+            pause_ms,
+        };
     }
 
     /// Begins another run: the compiled code is kept, grants are resolved anew.
@@ -289,7 +353,10 @@ impl Container {
     /// A request trapped. How many traps an Event should tell of now, if it is time for one.
     pub fn trapped(&mut self, now: Timestamp) -> Option<u64> {
         self.traps_untold = self.traps_untold.saturating_add(1);
-        if self.trap_event_at.is_some_and(|t| ms_between(t, now) < TRAP_EVENT_MS) {
+        if self
+            .trap_event_at
+            .is_some_and(|t| ms_between(t, now) < TRAP_EVENT_MS)
+        {
             return None;
         }
         self.trap_event_at = Some(now);

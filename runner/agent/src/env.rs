@@ -19,13 +19,19 @@ pub(crate) type Configs<'a> = &'a dyn Fn(&ConfigRef) -> Option<std::sync::Arc<Va
 pub(crate) fn data(kind: ConfigKind, object: &Value) -> BTreeMap<String, Vec<u8>> {
     let decoded = |field: &str| {
         let map = meta::string_map(&object[field]);
-        map.into_iter().filter_map(|(k, v)| Some((k, STANDARD.decode(v.trim()).ok()?))).collect::<BTreeMap<_, _>>()
+        map.into_iter()
+            .filter_map(|(k, v)| Some((k, STANDARD.decode(v.trim()).ok()?)))
+            .collect::<BTreeMap<_, _>>()
     };
     match kind {
         ConfigKind::Secret => decoded("data"),
         ConfigKind::ConfigMap => {
             let mut all = decoded("binaryData");
-            all.extend(meta::string_map(&object["data"]).into_iter().map(|(k, v)| (k, v.into_bytes())));
+            all.extend(
+                meta::string_map(&object["data"])
+                    .into_iter()
+                    .map(|(k, v)| (k, v.into_bytes())),
+            );
             all
         }
     }
@@ -41,12 +47,17 @@ pub(crate) fn resolve(
     let mut vars = Vars::default();
     for from in each(&container.value["envFrom"]) {
         let prefix = text(&from["prefix"]);
-        for (kind, field) in [(ConfigKind::ConfigMap, "configMapRef"), (ConfigKind::Secret, "secretRef")] {
+        for (kind, field) in [
+            (ConfigKind::ConfigMap, "configMapRef"),
+            (ConfigKind::Secret, "secretRef"),
+        ] {
             let reference = &from[field];
             if reference.is_null() {
                 continue;
             }
-            let Some(object) = find(pod, kind, reference, configs)? else { continue };
+            let Some(object) = find(pod, kind, reference, configs)? else {
+                continue;
+            };
             for (name, value) in data(kind, &object) {
                 // A key that cannot be a variable's name is skipped, as in Kubernetes.
                 if let (true, Ok(value)) = (is_name(&name), String::from_utf8(value)) {
@@ -58,24 +69,41 @@ pub(crate) fn resolve(
     for entry in each(&container.value["env"]) {
         let name = text(&entry["name"]);
         let value = match &entry["valueFrom"] {
-            Value::Null => Some(expand(entry["value"].as_str().unwrap_or_default(), &vars.by_name)),
+            Value::Null => Some(expand(
+                entry["value"].as_str().unwrap_or_default(),
+                &vars.by_name,
+            )),
             from => value_from(pod, container, host_ip, from, configs)?,
         };
         if let Some(value) = value {
             vars.set(name, value);
         }
     }
-    let bytes: usize = vars.by_name.iter().map(|(k, v)| k.len() + v.len() + 2).sum();
+    let bytes: usize = vars
+        .by_name
+        .iter()
+        .map(|(k, v)| k.len() + v.len() + 2)
+        .sum();
     if bytes > ENV_BYTES_MAX {
-        return Err(format!("the environment has {bytes} bytes and the limit is {ENV_BYTES_MAX}; mount the data as a volume instead"));
+        return Err(format!(
+            "the environment has {bytes} bytes and the limit is {ENV_BYTES_MAX}; mount the data as a volume instead"
+        ));
     }
-    Ok(vars.order.iter().map(|n| (n.clone(), vars.by_name[n].clone())).collect())
+    Ok(vars
+        .order
+        .iter()
+        .map(|n| (n.clone(), vars.by_name[n].clone()))
+        .collect())
 }
 
 /// argv: `command` and `args` with `$(VAR)` expanded; without a command the container's name stands for the program.
 pub(crate) fn args(container: &ContainerSpec, env: &[(String, String)]) -> Vec<String> {
     let vars: BTreeMap<String, String> = env.iter().cloned().collect();
-    let words = |field: &str| each(&container.value[field]).map(|w| expand(w.as_str().unwrap_or_default(), &vars)).collect::<Vec<_>>();
+    let words = |field: &str| {
+        each(&container.value[field])
+            .map(|w| expand(w.as_str().unwrap_or_default(), &vars))
+            .collect::<Vec<_>>()
+    };
     let mut all = words("command");
     if all.is_empty() {
         all.push(container.name.clone());
@@ -111,20 +139,34 @@ fn value_from(
     if !from["resourceFieldRef"].is_null() {
         return downward::resource(pod, container, &from["resourceFieldRef"]).map(Some);
     }
-    for (kind, field) in [(ConfigKind::ConfigMap, "configMapKeyRef"), (ConfigKind::Secret, "secretKeyRef")] {
+    for (kind, field) in [
+        (ConfigKind::ConfigMap, "configMapKeyRef"),
+        (ConfigKind::Secret, "secretKeyRef"),
+    ] {
         let reference = &from[field];
         if reference.is_null() {
             continue;
         }
-        let Some(object) = find(pod, kind, reference, configs)? else { return Ok(None) };
+        let Some(object) = find(pod, kind, reference, configs)? else {
+            return Ok(None);
+        };
         let key = text(&reference["key"]);
         return match data(kind, &object).remove(&key) {
             Some(bytes) => match String::from_utf8(bytes) {
                 Ok(value) => Ok(Some(value)),
-                Err(_) => Err(format!("key {key} in {} {} is not text; mount it as a volume", kind.word(), meta::name(&object))),
+                Err(_) => Err(format!(
+                    "key {key} in {} {} is not text; mount it as a volume",
+                    kind.word(),
+                    meta::name(&object)
+                )),
             },
             None if optional(reference) => Ok(None),
-            None => Err(format!("couldn't find key {key} in {} {}/{}", kind.word(), pod.key.namespace, meta::name(&object))),
+            None => Err(format!(
+                "couldn't find key {key} in {} {}/{}",
+                kind.word(),
+                pod.key.namespace,
+                meta::name(&object)
+            )),
         };
     }
     Err("an env entry has a valueFrom that names no source; use fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef".into())
@@ -137,8 +179,14 @@ pub(crate) fn find(
     reference: &Value,
     configs: Configs<'_>,
 ) -> Result<Option<std::sync::Arc<Value>>, String> {
-    let name = reference["name"].as_str().or_else(|| reference["secretName"].as_str()).unwrap_or_default();
-    match configs(&ConfigRef { kind, key: Key::new(pod.key.namespace.clone(), name) }) {
+    let name = reference["name"]
+        .as_str()
+        .or_else(|| reference["secretName"].as_str())
+        .unwrap_or_default();
+    match configs(&ConfigRef {
+        kind,
+        key: Key::new(pod.key.namespace.clone(), name),
+    }) {
         Some(object) => Ok(Some(object)),
         None if optional(reference) => Ok(None),
         None => Err(format!("{} \"{name}\" not found", kind.word())),
@@ -187,7 +235,9 @@ mod tests {
 
     #[test]
     fn variables_expand_as_kubernetes_does() {
-        let vars: BTreeMap<String, String> = [("A", "1"), ("B", "two")].map(|(k, v)| (k.into(), v.into())).into();
+        let vars: BTreeMap<String, String> = [("A", "1"), ("B", "two")]
+            .map(|(k, v)| (k.into(), v.into()))
+            .into();
         for (input, want) in [
             ("$(A)-$(B)", "1-two"),
             ("$$(A)", "$(A)"),

@@ -16,7 +16,14 @@ impl Out {
         self.actions.push(action);
     }
 
-    pub fn event(&mut self, who: (&Key, &str), container: &str, kind: EventType, reason: &'static str, message: impl Into<String>) {
+    pub fn event(
+        &mut self,
+        who: (&Key, &str),
+        container: &str,
+        kind: EventType,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         self.push(Action::Event {
             key: who.0.clone(),
             uid: who.1.to_string(),

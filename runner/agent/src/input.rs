@@ -21,8 +21,16 @@ pub struct Problem {
 
 impl Problem {
     /// Puts a problem together.
-    pub fn new(code: impl Into<String>, message: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), fix: fix.into() }
+    pub fn new(
+        code: impl Into<String>,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+            fix: fix.into(),
+        }
     }
 }
 
@@ -86,7 +94,11 @@ impl Exit {
     /// The usual end of a run.
     pub fn code(code: i32) -> Self {
         let reason = if code == 0 { "Completed" } else { "Error" };
-        Self { code, reason: reason.into(), message: String::new() }
+        Self {
+            code,
+            reason: reason.into(),
+            message: String::new(),
+        }
     }
 }
 
@@ -241,7 +253,10 @@ pub enum Input {
 
 /// Adds milliseconds to a time; saturates at the end of time.
 pub(crate) fn after(at: Timestamp, ms: u64) -> Timestamp {
-    at.checked_add(jiff::SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))).unwrap_or(Timestamp::MAX)
+    at.checked_add(jiff::SignedDuration::from_millis(
+        i64::try_from(ms).unwrap_or(i64::MAX),
+    ))
+    .unwrap_or(Timestamp::MAX)
 }
 
 /// Whole milliseconds from `from` to `to`; 0 if `to` is earlier.

@@ -48,7 +48,13 @@ impl Pod {
             let serving = self.containers.iter().any(|c| c.serves());
             for c in self.containers.iter().filter(|c| c.live()) {
                 let text = format!("Stopping container {}", c.spec.name);
-                out.event(self.spec.who(), &c.spec.name, EventType::Normal, "Killing", text);
+                out.event(
+                    self.spec.who(),
+                    &c.spec.name,
+                    EventType::Normal,
+                    "Killing",
+                    text,
+                );
             }
             if serving && !out_of_time {
                 self.life = Life::AwaitDrained;
@@ -58,7 +64,9 @@ impl Pod {
         }
         if self.life == Life::AwaitDrained && (self.spec.drained || out_of_time) {
             self.life = Life::Stopping;
-            out.push(Action::StopAccepting { uid: self.spec.uid.clone() });
+            out.push(Action::StopAccepting {
+                uid: self.spec.uid.clone(),
+            });
         }
         if self.life == Life::Stopping && (self.stopped || out_of_time) {
             self.kill(out);
@@ -72,7 +80,9 @@ impl Pod {
     /// Ends everything at once.
     pub(crate) fn kill(&mut self, out: &mut Out) {
         self.life = Life::Killing;
-        out.push(Action::Kill { uid: self.spec.uid.clone() });
+        out.push(Action::Kill {
+            uid: self.spec.uid.clone(),
+        });
     }
 
     /// Everything has ended. What no `Exited` told about ended by the kill, or cleanly if nothing was in flight.
@@ -89,23 +99,42 @@ impl Pod {
                     Some(ContainerKind::Service) => self.stopped,
                     _ => false,
                 };
-                let exit = if clean { Exit::code(0) } else { Exit { reason: "Killed".into(), ..Exit::code(137) } };
+                let exit = if clean {
+                    Exit::code(0)
+                } else {
+                    Exit {
+                        reason: "Killed".into(),
+                        ..Exit::code(137)
+                    }
+                };
                 c.run_ended(&self.spec.uid, &exit, now, policy, true, config);
             } else if c.ended.is_some() {
-                c.stage = crate::container::Stage::Ended { restart_at: None, pause_ms: 0 };
+                c.stage = crate::container::Stage::Ended {
+                    restart_at: None,
+                    pause_ms: 0,
+                };
             }
         }
     }
 
     /// The final delete, once the terminal status is written; repeated because its answer may be lost.
     pub(crate) fn delete(&mut self, now: Timestamp, out: &mut Out) {
-        if self.life != Life::Done || self.gone || self.spec.deleting.is_none() || !self.report.settled() {
+        if self.life != Life::Done
+            || self.gone
+            || self.spec.deleting.is_none()
+            || !self.report.settled()
+        {
             return;
         }
-        let due = self.delete_sent_at.is_none_or(|t| now >= after(t, WRITE_RETRY_MS));
+        let due = self
+            .delete_sent_at
+            .is_none_or(|t| now >= after(t, WRITE_RETRY_MS));
         if due {
             self.delete_sent_at = Some(now);
-            out.push(Action::DeletePod { key: self.spec.key.clone(), uid: self.spec.uid.clone() });
+            out.push(Action::DeletePod {
+                key: self.spec.key.clone(),
+                uid: self.spec.uid.clone(),
+            });
         }
         self.wake_at(self.delete_sent_at.map(|t| after(t, WRITE_RETRY_MS)));
     }

@@ -34,8 +34,8 @@ mod volumes;
 mod stories;
 
 pub use action::{
-    Action, At, ConfigKind, ConfigRef, EventType, Grants, Limits, MountGrant, ProbeCheck, ProbeKind, PullPolicy,
-    Volume, VolumeSource,
+    Action, At, ConfigKind, ConfigRef, EventType, Grants, Limits, MountGrant, ProbeCheck,
+    ProbeKind, PullPolicy, Volume, VolumeSource,
 };
 pub use agent::Agent;
 pub use config::AgentConfig;

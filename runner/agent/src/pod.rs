@@ -24,7 +24,10 @@ use crate::volumes;
 #[derive(Clone, Debug)]
 pub(crate) enum Mount {
     Waiting,
-    Failed { message: String, retry_at: Option<Timestamp> },
+    Failed {
+        message: String,
+        retry_at: Option<Timestamp>,
+    },
     Asked,
     Done,
 }
@@ -67,7 +70,11 @@ impl PodSpec {
 impl Pod {
     /// A pod as this runner meets it.
     pub fn meet(spec: PodSpec, now: Timestamp, config: &AgentConfig) -> Self {
-        let containers = spec.containers.iter().map(|c| Container::meet(c, &spec, now)).collect();
+        let containers = spec
+            .containers
+            .iter()
+            .map(|c| Container::meet(c, &spec, now))
+            .collect();
         let mut conditions = BTreeMap::new();
         for kind in ["Initialized", "ContainersReady", "Ready"] {
             if let Some(c) = crate::spec::condition(&spec.value["status"], kind) {
@@ -90,22 +97,38 @@ impl Pod {
             failed: None,
             conditions,
             initialized: false,
-            report: Report { frozen: spec.ended, ..Report::default() },
+            report: Report::new(spec.ended),
             wake: None,
             spec,
         };
-        pod.initialized = pod.containers.iter().filter(|c| c.spec.init && !c.spec.sidecar).all(Container::init_done)
-            && pod.conditions.get("Initialized").is_some_and(|c| c.0 == "True");
+        pod.initialized = pod
+            .containers
+            .iter()
+            .filter(|c| c.spec.init && !c.spec.sidecar)
+            .all(Container::init_done)
+            && pod
+                .conditions
+                .get("Initialized")
+                .is_some_and(|c| c.0 == "True");
         pod
     }
 
     /// A newer revision of the pod.
     pub fn take(&mut self, spec: PodSpec, out: &mut Out) {
         for (c, new) in self.containers.iter_mut().zip(&spec.containers) {
-            if c.spec.name == new.name && c.spec.image != new.image && self.life == Life::Active && c.take_image(new) {
-                let text = format!("Container {} definition changed, will be restarted", new.name);
+            if c.spec.name == new.name
+                && c.spec.image != new.image
+                && self.life == Life::Active
+                && c.take_image(new)
+            {
+                let text = format!(
+                    "Container {} definition changed, will be restarted",
+                    new.name
+                );
                 out.event(spec.who(), &new.name, EventType::Normal, "Killing", text);
-                out.push(Action::KillContainer { at: c.at(&spec.uid) });
+                out.push(Action::KillContainer {
+                    at: c.at(&spec.uid),
+                });
             }
         }
         self.spec = spec;
@@ -125,7 +148,14 @@ impl Pod {
     }
 
     /// One pass: asks for everything that can be asked for now, then reports.
-    pub fn advance(&mut self, now: Timestamp, config: &AgentConfig, configs: Configs<'_>, known: bool, out: &mut Out) {
+    pub fn advance(
+        &mut self,
+        now: Timestamp,
+        config: &AgentConfig,
+        configs: Configs<'_>,
+        known: bool,
+        out: &mut Out,
+    ) {
         self.wake = None;
         self.leave(now, out);
         if self.life == Life::Active {
@@ -164,7 +194,14 @@ impl Pod {
         self.wake_at(wake);
     }
 
-    fn mount(&mut self, now: Timestamp, config: &AgentConfig, configs: Configs<'_>, known: bool, out: &mut Out) {
+    fn mount(
+        &mut self,
+        now: Timestamp,
+        config: &AgentConfig,
+        configs: Configs<'_>,
+        known: bool,
+        out: &mut Out,
+    ) {
         let again = match &self.mount {
             Mount::Waiting => true,
             Mount::Failed { retry_at, .. } => retry_at.is_none_or(|t| t <= now),
@@ -173,9 +210,16 @@ impl Pod {
         if again && known {
             match volumes::resolve(&self.spec, &config.host_ip, configs) {
                 Ok(volumes) => {
-                    self.volumes = volumes.iter().map(|v| (v.name.clone(), fingerprint(&v.source))).collect();
+                    self.volumes = volumes
+                        .iter()
+                        .map(|v| (v.name.clone(), fingerprint(&v.source)))
+                        .collect();
                     self.mount = Mount::Asked;
-                    out.push(Action::Mount { uid: self.spec.uid.clone(), pod: self.spec.key.clone(), volumes });
+                    out.push(Action::Mount {
+                        uid: self.spec.uid.clone(),
+                        pod: self.spec.key.clone(),
+                        volumes,
+                    });
                 }
                 // Only another object can change this, and that is an input.
                 Err(message) => self.mount_error(message, None, out),
@@ -187,15 +231,28 @@ impl Pod {
     }
 
     fn mount_error(&mut self, message: String, retry_at: Option<Timestamp>, out: &mut Out) {
-        let told = matches!(&self.mount, Mount::Failed { message: before, .. } if *before == message);
+        let told =
+            matches!(&self.mount, Mount::Failed { message: before, .. } if *before == message);
         if !told {
-            out.event(self.spec.who(), "", EventType::Warning, "FailedMount", message.clone());
+            out.event(
+                self.spec.who(),
+                "",
+                EventType::Warning,
+                "FailedMount",
+                message.clone(),
+            );
         }
         self.mount = Mount::Failed { message, retry_at };
     }
 
     /// The volumes could not be made.
-    pub fn mount_failed(&mut self, problem: &Problem, now: Timestamp, config: &AgentConfig, out: &mut Out) {
+    pub fn mount_failed(
+        &mut self,
+        problem: &Problem,
+        now: Timestamp,
+        config: &AgentConfig,
+        out: &mut Out,
+    ) {
         if matches!(self.mount, Mount::Asked) {
             let pause = self.mount_tries.next_ms(config);
             self.mount_error(problem.to_string(), Some(after(now, pause)), out);
@@ -208,11 +265,18 @@ impl Pod {
             return;
         }
         // An object that went away leaves the files as they were, as in Kubernetes.
-        let Ok(volumes) = volumes::resolve(&self.spec, &config.host_ip, configs) else { return };
+        let Ok(volumes) = volumes::resolve(&self.spec, &config.host_ip, configs) else {
+            return;
+        };
         for volume in volumes {
             let print = fingerprint(&volume.source);
-            if matches!(volume.source, VolumeSource::Files(_)) && self.volumes.insert(volume.name.clone(), print) != Some(print) {
-                out.push(Action::UpdateVolume { uid: self.spec.uid.clone(), volume });
+            if matches!(volume.source, VolumeSource::Files(_))
+                && self.volumes.insert(volume.name.clone(), print) != Some(print)
+            {
+                out.push(Action::UpdateVolume {
+                    uid: self.spec.uid.clone(),
+                    volume,
+                });
             }
         }
     }
@@ -235,18 +299,30 @@ impl Pod {
             self.drive(i, now, config, configs, out);
             let c = &self.containers[i];
             if c.finished() && !c.init_done() {
-                let text = format!("init container {} failed with exit code {}", c.spec.name, c.exit_code.unwrap_or(0));
+                let text = format!(
+                    "init container {} failed with exit code {}",
+                    c.spec.name,
+                    c.exit_code.unwrap_or(0)
+                );
                 return self.fail("InitContainerFailed", text, out);
             }
             if !c.init_done() {
                 return;
             }
         }
-        for i in (0..count).filter(|i| !self.containers[*i].spec.init).collect::<Vec<_>>() {
+        for i in (0..count)
+            .filter(|i| !self.containers[*i].spec.init)
+            .collect::<Vec<_>>()
+        {
             self.drive(i, now, config, configs, out);
         }
         let library = |c: &&Container| c.kind == Some(ContainerKind::Library);
-        let mut main = self.containers.iter().filter(|c| !c.spec.init).filter(|c| !library(c)).peekable();
+        let mut main = self
+            .containers
+            .iter()
+            .filter(|c| !c.spec.init)
+            .filter(|c| !library(c))
+            .peekable();
         if self.may_end() && main.peek().is_some() && main.all(Container::finished) {
             self.kill(out);
         }
@@ -254,22 +330,48 @@ impl Pod {
 
     /// The pod fails as a whole.
     fn fail(&mut self, reason: &'static str, message: String, out: &mut Out) {
-        out.event(self.spec.who(), "", EventType::Warning, reason, message.clone());
+        out.event(
+            self.spec.who(),
+            "",
+            EventType::Warning,
+            reason,
+            message.clone(),
+        );
         self.failed = Some((reason, message));
         self.kill(out);
     }
 
     /// Takes one container as far as it can go without waiting.
-    fn drive(&mut self, i: usize, now: Timestamp, config: &AgentConfig, configs: Configs<'_>, out: &mut Out) {
+    fn drive(
+        &mut self,
+        i: usize,
+        now: Timestamp,
+        config: &AgentConfig,
+        configs: Configs<'_>,
+        out: &mut Out,
+    ) {
         match &self.containers[i].stage {
-            Stage::Ended { restart_at: Some(t), .. } if *t <= now => {
+            Stage::Ended {
+                restart_at: Some(t),
+                ..
+            } if *t <= now => {
                 self.containers[i].next_run();
                 // Another image is pulled first.
                 self.pull(now, out);
             }
-            Stage::PrepareBackoff { retry_at: Some(t), .. } if *t <= now => self.containers[i].stage = Stage::Pulled,
-            Stage::LinkBackoff { retry_at, .. } if *retry_at <= now => self.containers[i].stage = Stage::Prepared,
-            Stage::Ended { restart_at: Some(t), .. } | Stage::PrepareBackoff { retry_at: Some(t), .. } => {
+            Stage::PrepareBackoff {
+                retry_at: Some(t), ..
+            } if *t <= now => self.containers[i].stage = Stage::Pulled,
+            Stage::LinkBackoff { retry_at, .. } if *retry_at <= now => {
+                self.containers[i].stage = Stage::Prepared
+            }
+            Stage::Ended {
+                restart_at: Some(t),
+                ..
+            }
+            | Stage::PrepareBackoff {
+                retry_at: Some(t), ..
+            } => {
                 let t = *t;
                 return self.wake_at(Some(t));
             }
@@ -282,7 +384,10 @@ impl Pod {
         if matches!(self.containers[i].stage, Stage::Pulled) {
             self.prepare(i, out);
         }
-        if matches!(self.containers[i].stage, Stage::Prepared | Stage::ConfigError { .. }) {
+        if matches!(
+            self.containers[i].stage,
+            Stage::Prepared | Stage::ConfigError { .. }
+        ) {
             self.link(i, config, configs, out);
         }
     }
@@ -291,7 +396,12 @@ impl Pod {
     fn prepare(&mut self, i: usize, out: &mut Out) {
         let mut siblings = Vec::new();
         if !self.containers[i].spec.init {
-            for (_, c) in self.containers.iter().enumerate().filter(|(j, c)| *j != i && !c.spec.init) {
+            for (_, c) in self
+                .containers
+                .iter()
+                .enumerate()
+                .filter(|(j, c)| *j != i && !c.spec.init)
+            {
                 let Some(image) = &c.image else { return };
                 siblings.push((c.spec.name.clone(), image.clone()));
             }
@@ -299,7 +409,11 @@ impl Pod {
         let c = &mut self.containers[i];
         let Some(image) = c.image.clone() else { return };
         c.stage = Stage::Preparing;
-        out.push(Action::Prepare { at: c.at(&self.spec.uid), image, siblings });
+        out.push(Action::Prepare {
+            at: c.at(&self.spec.uid),
+            image,
+            siblings,
+        });
     }
 
     fn link(&mut self, i: usize, config: &AgentConfig, configs: Configs<'_>, out: &mut Out) {
@@ -326,17 +440,30 @@ impl Pod {
                 let told = matches!(&c.stage, Stage::ConfigError { message: before } if *before == message);
                 if !told {
                     let text = format!("Error: {message}");
-                    out.event(self.spec.who(), &c.spec.name, EventType::Warning, "Failed", text);
+                    out.event(
+                        self.spec.who(),
+                        &c.spec.name,
+                        EventType::Warning,
+                        "Failed",
+                        text,
+                    );
                 }
                 c.stage = Stage::ConfigError { message };
             }
         }
     }
 
-    fn grants(&self, c: &Container, config: &AgentConfig, configs: Configs<'_>) -> Result<Grants, String> {
+    fn grants(
+        &self,
+        c: &Container,
+        config: &AgentConfig,
+        configs: Configs<'_>,
+    ) -> Result<Grants, String> {
         let env = env::resolve(&self.spec, &c.spec, &config.host_ip, configs)?;
         let limits = coracle_api::attrs::amounts(&c.spec.value["resources"]["limits"]);
-        let number = |name: &str| meta::annotation(&self.spec.value, name).and_then(|v| v.parse::<u64>().ok());
+        let number = |name: &str| {
+            meta::annotation(&self.spec.value, name).and_then(|v| v.parse::<u64>().ok())
+        };
         let small = |name: &str| number(name).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         Ok(Grants {
             args: env::args(&c.spec, &env),
@@ -349,7 +476,11 @@ impl Pod {
                 instance_reuse: small("coracle/instance-reuse"),
             },
             ports: each(&c.spec.value["ports"])
-                .filter_map(|p| p["containerPort"].as_u64().and_then(|n| u16::try_from(n).ok()))
+                .filter_map(|p| {
+                    p["containerPort"]
+                        .as_u64()
+                        .and_then(|n| u16::try_from(n).ok())
+                })
                 .collect(),
             stdin: c.spec.value["stdin"].as_bool().unwrap_or(false),
             env,
@@ -358,7 +489,11 @@ impl Pod {
 
     fn probe(&mut self, now: Timestamp, out: &mut Out) {
         let mut wake: Option<Timestamp> = None;
-        for c in self.containers.iter_mut().filter(|c| c.running() && !c.killing) {
+        for c in self
+            .containers
+            .iter_mut()
+            .filter(|c| c.running() && !c.killing)
+        {
             for p in c.probes.due(now) {
                 out.push(Action::Probe {
                     at: c.at(&self.spec.uid),
@@ -373,19 +508,47 @@ impl Pod {
     }
 
     /// A probe was answered.
-    pub fn probed(&mut self, i: usize, kind: crate::action::ProbeKind, outcome: &Result<(), String>, now: Timestamp, out: &mut Out) {
+    pub fn probed(
+        &mut self,
+        i: usize,
+        kind: crate::action::ProbeKind,
+        outcome: &Result<(), String>,
+        now: Timestamp,
+        out: &mut Out,
+    ) {
         let c = &mut self.containers[i];
         let at = c.at(&self.spec.uid);
         match c.probes.answered(kind, outcome, now) {
             Verdict::Nothing => {}
             Verdict::Unhealthy(text) => {
-                out.event(self.spec.who(), &at.container, EventType::Warning, "Unhealthy", text);
+                out.event(
+                    self.spec.who(),
+                    &at.container,
+                    EventType::Warning,
+                    "Unhealthy",
+                    text,
+                );
             }
             Verdict::Restart(text) => {
-                out.event(self.spec.who(), &at.container, EventType::Warning, "Unhealthy", text);
+                out.event(
+                    self.spec.who(),
+                    &at.container,
+                    EventType::Warning,
+                    "Unhealthy",
+                    text,
+                );
                 if !std::mem::replace(&mut c.killing, true) {
-                    let text = format!("Container {} failed its probe, will be restarted", at.container);
-                    out.event(self.spec.who(), &at.container, EventType::Normal, "Killing", text);
+                    let text = format!(
+                        "Container {} failed its probe, will be restarted",
+                        at.container
+                    );
+                    out.event(
+                        self.spec.who(),
+                        &at.container,
+                        EventType::Normal,
+                        "Killing",
+                        text,
+                    );
                     out.push(Action::KillContainer { at });
                 }
             }
@@ -393,7 +556,14 @@ impl Pod {
     }
 
     /// A container is compiled.
-    pub fn prepared(&mut self, i: usize, kind: ContainerKind, now: Timestamp, config: &AgentConfig, out: &mut Out) {
+    pub fn prepared(
+        &mut self,
+        i: usize,
+        kind: ContainerKind,
+        now: Timestamp,
+        config: &AgentConfig,
+        out: &mut Out,
+    ) {
         let c = &mut self.containers[i];
         c.kind = Some(kind);
         if c.spec.init && !c.spec.sidecar && kind == ContainerKind::Service {
@@ -402,7 +572,13 @@ impl Pod {
                 "this init container answers HTTP requests and would never end",
                 "Move it to spec.containers, or give it restartPolicy: Always to run it as a sidecar",
             );
-            out.event(self.spec.who(), &c.spec.name, EventType::Warning, "Failed", format!("Error: {problem}"));
+            out.event(
+                self.spec.who(),
+                &c.spec.name,
+                EventType::Warning,
+                "Failed",
+                format!("Error: {problem}"),
+            );
             return c.prepare_failed(problem, true, now, config);
         }
         c.stage = Stage::Prepared;
@@ -419,8 +595,16 @@ impl Pod {
         let c = &mut self.containers[i];
         let at = c.at(&self.spec.uid);
         for field in &c.probes.ignored {
-            let text = format!("{field} is not run: only httpGet and tcpSocket probes are; use one of these");
-            out.event(self.spec.who(), &c.spec.name, EventType::Warning, "ProbeIgnored", text);
+            let text = format!(
+                "{field} is not run: only httpGet and tcpSocket probes are; use one of these"
+            );
+            out.event(
+                self.spec.who(),
+                &c.spec.name,
+                EventType::Warning,
+                "ProbeIgnored",
+                text,
+            );
         }
         if c.kind == Some(ContainerKind::Service) {
             out.push(Action::Serve { at, port });
@@ -435,22 +619,57 @@ impl Pod {
     pub fn began(&mut self, i: usize, now: Timestamp, out: &mut Out) {
         let c = &mut self.containers[i];
         c.run_began(now);
-        out.event(self.spec.who(), &c.spec.name, EventType::Normal, "Started", format!("Started container {}", c.spec.name));
+        out.event(
+            self.spec.who(),
+            &c.spec.name,
+            EventType::Normal,
+            "Started",
+            format!("Started container {}", c.spec.name),
+        );
     }
 
     /// A container's run ended.
-    pub fn exited(&mut self, i: usize, exit: &Exit, now: Timestamp, config: &AgentConfig, out: &mut Out) {
+    pub fn exited(
+        &mut self,
+        i: usize,
+        exit: &Exit,
+        now: Timestamp,
+        config: &AgentConfig,
+        out: &mut Out,
+    ) {
         let going = self.life != Life::Active;
         let policy = self.spec.restart_policy;
         let c = &mut self.containers[i];
         c.run_ended(&self.spec.uid, exit, now, policy, going, config);
         if exit.code != 0 && !exit.message.is_empty() && !going {
-            let text = format!("Container {} ended with exit code {}: {}", c.spec.name, exit.code, exit.message);
-            out.event(self.spec.who(), &c.spec.name, EventType::Warning, "Failed", text);
+            let text = format!(
+                "Container {} ended with exit code {}: {}",
+                c.spec.name, exit.code, exit.message
+            );
+            out.event(
+                self.spec.who(),
+                &c.spec.name,
+                EventType::Warning,
+                "Failed",
+                text,
+            );
         }
-        if let Stage::Ended { restart_at: Some(_), pause_ms: 1.. } = c.stage {
-            let text = format!("Back-off restarting failed container {} in pod {}", c.spec.name, self.spec.key);
-            out.event(self.spec.who(), &c.spec.name, EventType::Warning, "BackOff", text);
+        if let Stage::Ended {
+            restart_at: Some(_),
+            pause_ms: 1..,
+        } = c.stage
+        {
+            let text = format!(
+                "Back-off restarting failed container {} in pod {}",
+                c.spec.name, self.spec.key
+            );
+            out.event(
+                self.spec.who(),
+                &c.spec.name,
+                EventType::Warning,
+                "BackOff",
+                text,
+            );
         }
     }
 }

@@ -80,7 +80,10 @@ impl Probes {
     }
 
     fn passed(&self, kind: ProbeKind) -> bool {
-        self.list.iter().find(|p| p.kind == kind).is_none_or(|p| p.passed)
+        self.list
+            .iter()
+            .find(|p| p.kind == kind)
+            .is_none_or(|p| p.passed)
     }
 
     /// Whether the container has started as far as its startup probe says.
@@ -98,7 +101,11 @@ impl Probes {
         let started = self.started();
         let mut due = Vec::new();
         for p in &mut self.list {
-            let wanted = if p.kind == ProbeKind::Startup { !p.passed } else { started };
+            let wanted = if p.kind == ProbeKind::Startup {
+                !p.passed
+            } else {
+                started
+            };
             if wanted && !p.in_flight && p.next_at.is_some_and(|t| t <= now) {
                 p.in_flight = true;
                 due.push(p.clone());
@@ -110,13 +117,31 @@ impl Probes {
     /// When the next probe wants to be sent.
     pub fn next_at(&self) -> Option<Timestamp> {
         let started = self.started();
-        let wanted = |p: &&Probe| !p.in_flight && if p.kind == ProbeKind::Startup { !p.passed } else { started };
-        self.list.iter().filter(wanted).filter_map(|p| p.next_at).min()
+        let wanted = |p: &&Probe| {
+            !p.in_flight
+                && if p.kind == ProbeKind::Startup {
+                    !p.passed
+                } else {
+                    started
+                }
+        };
+        self.list
+            .iter()
+            .filter(wanted)
+            .filter_map(|p| p.next_at)
+            .min()
     }
 
     /// An answer came.
-    pub fn answered(&mut self, kind: ProbeKind, outcome: &Result<(), String>, now: Timestamp) -> Verdict {
-        let Some(p) = self.list.iter_mut().find(|p| p.kind == kind && p.in_flight) else { return Verdict::Nothing };
+    pub fn answered(
+        &mut self,
+        kind: ProbeKind,
+        outcome: &Result<(), String>,
+        now: Timestamp,
+    ) -> Verdict {
+        let Some(p) = self.list.iter_mut().find(|p| p.kind == kind && p.in_flight) else {
+            return Verdict::Nothing;
+        };
         p.in_flight = false;
         p.next_at = p.next_at.map(|_| after(now, p.period_ms));
         match outcome {
@@ -168,14 +193,28 @@ fn probe(kind: ProbeKind, check: ProbeCheck, p: &Value) -> Probe {
 
 fn check(container: &Value, p: &Value) -> Option<ProbeCheck> {
     if let Some(http) = p["httpGet"].as_object() {
-        let path = http.get("path").and_then(Value::as_str).filter(|p| !p.is_empty()).unwrap_or("/");
+        let path = http
+            .get("path")
+            .and_then(Value::as_str)
+            .filter(|p| !p.is_empty())
+            .unwrap_or("/");
         return Some(ProbeCheck::Http {
-            path: if path.starts_with('/') { path.into() } else { format!("/{path}") },
+            path: if path.starts_with('/') {
+                path.into()
+            } else {
+                format!("/{path}")
+            },
             port: port(container, http.get("port")?)?,
-            headers: each(&p["httpGet"]["httpHeaders"]).map(|h| (text(&h["name"]), text(&h["value"]))).collect(),
+            headers: each(&p["httpGet"]["httpHeaders"])
+                .map(|h| (text(&h["name"]), text(&h["value"])))
+                .collect(),
         });
     }
-    p["tcpSocket"].as_object().and_then(|tcp| Some(ProbeCheck::Tcp { port: port(container, tcp.get("port")?)? }))
+    p["tcpSocket"].as_object().and_then(|tcp| {
+        Some(ProbeCheck::Tcp {
+            port: port(container, tcp.get("port")?)?,
+        })
+    })
 }
 
 /// A port by number or by the name the container gives it.

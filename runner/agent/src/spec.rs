@@ -65,7 +65,13 @@ impl PodSpec {
         let spec = &value["spec"];
         let mut containers = Vec::new();
         for (list, init) in [("initContainers", true), ("containers", false)] {
-            containers.extend(spec[list].as_array().into_iter().flatten().map(|c| container(c, init)));
+            containers.extend(
+                spec[list]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|c| container(c, init)),
+            );
         }
         let status = &value["status"];
         Some(Self {
@@ -79,7 +85,9 @@ impl PodSpec {
                 _ => RestartPolicy::Always,
             },
             containers,
-            active_deadline_ms: spec["activeDeadlineSeconds"].as_u64().map(|s| s.saturating_mul(1_000)),
+            active_deadline_ms: spec["activeDeadlineSeconds"]
+                .as_u64()
+                .map(|s| s.saturating_mul(1_000)),
             deleting: (!meta::text(value, "deletionTimestamp").is_empty()).then(|| {
                 let seconds = value["metadata"]["deletionGracePeriodSeconds"].as_u64();
                 seconds.map_or(DEFAULT_GRACE_MS, |s| s.saturating_mul(1_000))
@@ -96,7 +104,10 @@ impl PodSpec {
         let mut found = BTreeSet::new();
         let mut add = |kind, name: &Value| {
             if let Some(name) = name.as_str().filter(|n| !n.is_empty()) {
-                found.insert(ConfigRef { kind, key: Key::new(self.key.namespace.clone(), name) });
+                found.insert(ConfigRef {
+                    kind,
+                    key: Key::new(self.key.namespace.clone(), name),
+                });
             }
         };
         for c in &self.containers {

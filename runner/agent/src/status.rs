@@ -35,6 +35,14 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// A writer that has written nothing; a frozen one never will.
+    pub fn new(frozen: bool) -> Self {
+        Self {
+            frozen,
+            ..Self::default()
+        }
+    }
+
     /// Nothing is left to be written.
     pub fn settled(&self) -> bool {
         self.frozen || (self.under_way.is_none() && self.hold.is_none() && self.written.is_some())
@@ -83,7 +91,9 @@ impl Pod {
 
     /// A write took effect: the pod here becomes what it is there.
     pub(crate) fn status_written(&mut self, seq: u64, revision: u64) {
-        let Some((_, own, full, _)) = self.report.under_way.take_if(|(s, ..)| *s == seq) else { return };
+        let Some((_, own, full, _)) = self.report.under_way.take_if(|(s, ..)| *s == seq) else {
+            return;
+        };
         self.report.written = Some(own);
         if revision > self.spec.revision {
             self.spec.revision = revision;
@@ -91,7 +101,11 @@ impl Pod {
             value["metadata"]["resourceVersion"] = json!(revision.to_string());
             if let (Some(to), Some(from)) = (value["status"].as_object_mut(), full.as_object()) {
                 for (k, v) in from {
-                    if v.is_null() { to.remove(k) } else { to.insert(k.clone(), v.clone()) };
+                    if v.is_null() {
+                        to.remove(k)
+                    } else {
+                        to.insert(k.clone(), v.clone())
+                    };
                 }
             } else {
                 value["status"] = full;
@@ -107,7 +121,9 @@ impl Pod {
         match why {
             StatusFailure::Gone => self.report.frozen = true,
             // A newer revision from the watch ends the wait after a conflict; after other errors only time does.
-            StatusFailure::Conflict => self.report.hold = Some((after(now, WRITE_RETRY_MS), self.spec.revision)),
+            StatusFailure::Conflict => {
+                self.report.hold = Some((after(now, WRITE_RETRY_MS), self.spec.revision))
+            }
             StatusFailure::Retry => self.report.hold = Some((after(now, WRITE_RETRY_MS), u64::MAX)),
         }
     }
@@ -115,10 +131,13 @@ impl Pod {
     /// Somebody else wrote over what is ours: write it again.
     pub(crate) fn check_overwritten(&mut self) {
         let status = &self.spec.value["status"];
-        let Some(written) = &self.report.written else { return };
+        let Some(written) = &self.report.written else {
+            return;
+        };
         let same = status["phase"] == written["phase"]
             && each(&written["conditions"]).all(|c| {
-                condition(status, c["type"].as_str().unwrap_or_default()).is_some_and(|s| s["status"] == c["status"])
+                condition(status, c["type"].as_str().unwrap_or_default())
+                    .is_some_and(|s| s["status"] == c["status"])
             });
         if !same && self.report.under_way.is_none() {
             self.report.written = None;
@@ -131,9 +150,17 @@ impl Pod {
         for c in &self.containers {
             if let Stage::PullBackoff { failed_at, .. } = &c.stage {
                 let at = after(*failed_at, SETTLE_MS);
-                settle = if at > now { Some(settle.map_or(at, |s| s.min(at))) } else { settle };
+                settle = if at > now {
+                    Some(settle.map_or(at, |s| s.min(at)))
+                } else {
+                    settle
+                };
             }
-            if c.spec.init { init.push(self.container_status(c, now)) } else { main.push(self.container_status(c, now)) }
+            if c.spec.init {
+                init.push(self.container_status(c, now))
+            } else {
+                main.push(self.container_status(c, now))
+            }
         }
         self.wake_at(settle);
         let phase = self.phase();
@@ -172,23 +199,36 @@ impl Pod {
     fn conditions(&mut self, phase: &str, now: Timestamp) -> Vec<Value> {
         let unready = |init: bool| -> Vec<&str> {
             let wanted = self.containers.iter().filter(|c| c.spec.init == init);
-            wanted.filter(|c| if init { !c.init_done() } else { !c.ready() }).map(|c| c.spec.name.as_str()).collect()
+            wanted
+                .filter(|c| if init { !c.init_done() } else { !c.ready() })
+                .map(|c| c.spec.name.as_str())
+                .collect()
         };
         let ended = matches!(phase, "Succeeded" | "Failed");
         let incomplete = unready(true);
         let not_ready = unready(false);
-        let (init_reason, init_text) = if phase == "Succeeded" || incomplete.is_empty() || self.initialized {
-            self.initialized = true;
-            (None, None)
-        } else {
-            let text = format!("containers with incomplete status: [{}]", incomplete.join(" "));
-            (Some("ContainersNotInitialized"), Some(text))
-        };
+        let (init_reason, init_text) =
+            if phase == "Succeeded" || incomplete.is_empty() || self.initialized {
+                self.initialized = true;
+                (None, None)
+            } else {
+                let text = format!(
+                    "containers with incomplete status: [{}]",
+                    incomplete.join(" ")
+                );
+                (Some("ContainersNotInitialized"), Some(text))
+            };
         let (ready_reason, ready_text) = match phase {
             "Succeeded" => (Some("PodCompleted"), None),
             "Failed" => (Some("PodFailed"), None),
             _ if not_ready.is_empty() => (None, None),
-            _ => (Some("ContainersNotReady"), Some(format!("containers with unready status: [{}]", not_ready.join(" ")))),
+            _ => (
+                Some("ContainersNotReady"),
+                Some(format!(
+                    "containers with unready status: [{}]",
+                    not_ready.join(" ")
+                )),
+            ),
         };
         let mut gate = None;
         if ready_reason.is_none() {
@@ -212,7 +252,8 @@ impl Pod {
                 Some((old, since)) if old == value => since.clone(),
                 _ => meta::time_text(now),
             };
-            self.conditions.insert(kind, (value.to_string(), since.clone()));
+            self.conditions
+                .insert(kind, (value.to_string(), since.clone()));
             let mut c = Map::new();
             c.insert("type".into(), json!(kind));
             c.insert("status".into(), json!(value));
@@ -255,7 +296,9 @@ impl Pod {
         };
         let state = match &c.stage {
             Stage::Running { since } => json!({"running": {"startedAt": meta::time_text(*since)}}),
-            Stage::Ended { restart_at: None, .. } => match &c.ended {
+            Stage::Ended {
+                restart_at: None, ..
+            } => match &c.ended {
                 Some(ended) => json!({"terminated": ended}),
                 None => waiting("ContainerCreating", None),
             },
@@ -268,16 +311,29 @@ impl Pod {
                     self.spec.key.namespace,
                     self.spec.uid
                 );
-                return (waiting("CrashLoopBackOff", Some(text)), c.ended.clone().unwrap_or_default());
+                return (
+                    waiting("CrashLoopBackOff", Some(text)),
+                    c.ended.clone().unwrap_or_default(),
+                );
             }
-            Stage::PullBackoff { failure, problem, failed_at, pause_ms, .. } => {
+            Stage::PullBackoff {
+                failure,
+                problem,
+                failed_at,
+                pause_ms,
+                ..
+            } => {
                 let reason = match failure {
                     PullFailure::InvalidName => "InvalidImageName",
                     PullFailure::Unsupported => "ErrImageUnsupported",
                     PullFailure::NeverPull => "ErrImageNeverPull",
                     PullFailure::Pull if now < after(*failed_at, SETTLE_MS) => "ErrImagePull",
                     PullFailure::Pull => {
-                        let text = format!("Back-off {}s pulling image \"{}\": {problem}", pause_ms / 1_000, c.spec.image);
+                        let text = format!(
+                            "Back-off {}s pulling image \"{}\": {problem}",
+                            pause_ms / 1_000,
+                            c.spec.image
+                        );
                         return (waiting("ImagePullBackOff", Some(text)), c.last.clone());
                     }
                 };
@@ -286,10 +342,19 @@ impl Pod {
             Stage::PrepareBackoff { problem, .. } | Stage::LinkBackoff { problem, .. } => {
                 waiting("CreateContainerError", Some(problem.to_string()))
             }
-            Stage::ConfigError { message } => waiting("CreateContainerConfigError", Some(message.clone())),
+            Stage::ConfigError { message } => {
+                waiting("CreateContainerConfigError", Some(message.clone()))
+            }
             _ => match &self.mount {
-                Mount::Failed { message, .. } => waiting("ContainerCreating", Some(message.clone())),
-                _ if !c.spec.init && self.containers.iter().any(|i| i.spec.init && !i.init_done()) => {
+                Mount::Failed { message, .. } => {
+                    waiting("ContainerCreating", Some(message.clone()))
+                }
+                _ if !c.spec.init
+                    && self
+                        .containers
+                        .iter()
+                        .any(|i| i.spec.init && !i.init_done()) =>
+                {
                     waiting("PodInitializing", None)
                 }
                 _ => waiting("ContainerCreating", None),

@@ -91,9 +91,16 @@ impl Story {
         let mut steps = 0;
         while let Some(input) = todo.pop() {
             steps += 1;
-            assert!(steps < 500, "the agent does not come to rest: {:?}", self.asked);
+            assert!(
+                steps < 500,
+                "the agent does not come to rest: {:?}",
+                self.asked
+            );
             let actions = self.agent.step(self.now, input);
-            let mut answers: Vec<Input> = actions.into_iter().filter_map(|a| self.perform(a)).collect();
+            let mut answers: Vec<Input> = actions
+                .into_iter()
+                .filter_map(|a| self.perform(a))
+                .collect();
             answers.reverse();
             todo.extend(answers);
         }
@@ -107,52 +114,126 @@ impl Story {
             }
             Action::WatchConfig(config) => {
                 let object = self.configs.get(&config).cloned();
-                ("watch", format!("watch {} {}", config.kind.word(), config.key), Some(Input::Config { config, object }))
+                (
+                    "watch",
+                    format!("watch {} {}", config.kind.word(), config.key),
+                    Some(Input::Config { config, object }),
+                )
             }
-            Action::UnwatchConfig(c) => ("unwatch", format!("unwatch {} {}", c.kind.word(), c.key), None),
+            Action::UnwatchConfig(c) => (
+                "unwatch",
+                format!("unwatch {} {}", c.kind.word(), c.key),
+                None,
+            ),
             Action::Mount { uid, volumes, .. } => {
-                self.volumes.extend(volumes.into_iter().map(|v| (v.name, v.source)));
-                ("mount", format!("mount {uid}"), Some(Input::Mounted { uid }))
+                self.volumes
+                    .extend(volumes.into_iter().map(|v| (v.name, v.source)));
+                (
+                    "mount",
+                    format!("mount {uid}"),
+                    Some(Input::Mounted { uid }),
+                )
             }
             Action::UpdateVolume { volume, .. } => {
                 let text = format!("update volume {}", volume.name);
                 self.volumes.insert(volume.name, volume.source);
                 ("update", text, None)
             }
-            Action::Pull { at, image, known_digest, .. } => {
-                let known = known_digest.map(|d| format!(" known {d}")).unwrap_or_default();
+            Action::Pull {
+                at,
+                image,
+                known_digest,
+                ..
+            } => {
+                let known = known_digest
+                    .map(|d| format!(" known {d}"))
+                    .unwrap_or_default();
                 let text = format!("pull {} {image}{known}", at.container);
                 let digest = "sha256:1".to_string();
-                let image = Image { id: format!("{image}@{digest}"), wasm: image, digest };
+                let image = Image {
+                    id: format!("{image}@{digest}"),
+                    wasm: image,
+                    digest,
+                };
                 ("pull", text, Some(Input::Pulled { at, image }))
             }
-            Action::Prepare { at, image, siblings } => {
+            Action::Prepare {
+                at,
+                image,
+                siblings,
+            } => {
                 let kind = match image.wasm.as_str() {
                     w if w.starts_with("web") => ContainerKind::Service,
                     w if w.starts_with("lib") => ContainerKind::Library,
                     _ => ContainerKind::Command,
                 };
                 let with: Vec<_> = siblings.iter().map(|s| s.0.as_str()).collect();
-                let text = format!("prepare {}{}", at.container, if with.is_empty() { String::new() } else { format!(" with {}", with.join(",")) });
+                let text = format!(
+                    "prepare {}{}",
+                    at.container,
+                    if with.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" with {}", with.join(","))
+                    }
+                );
                 ("prepare", text, Some(Input::Prepared { at, kind }))
             }
             Action::Link { at, grants, .. } => {
                 self.grants.insert(at.container.clone(), *grants);
-                ("link", format!("link {}", at.container), Some(Input::Linked { at }))
+                (
+                    "link",
+                    format!("link {}", at.container),
+                    Some(Input::Linked { at }),
+                )
             }
-            Action::Start { at } => ("start", format!("start {} run {}", at.container, at.run), Some(Input::Started { at })),
-            Action::Serve { at, port } => ("serve", format!("serve {} on {port}", at.container), None),
-            Action::Probe { at, kind, check, .. } => {
-                ("probe", format!("probe {} {check:?}", at.container), Some(Input::Probed { at, kind, outcome: Ok(()) }))
+            Action::Start { at } => (
+                "start",
+                format!("start {} run {}", at.container, at.run),
+                Some(Input::Started { at }),
+            ),
+            Action::Serve { at, port } => {
+                ("serve", format!("serve {} on {port}", at.container), None)
             }
+            Action::Probe {
+                at, kind, check, ..
+            } => (
+                "probe",
+                format!("probe {} {check:?}", at.container),
+                Some(Input::Probed {
+                    at,
+                    kind,
+                    outcome: Ok(()),
+                }),
+            ),
             Action::KillContainer { at } => {
                 let text = format!("kill container {}", at.container);
-                ("kill container", text, Some(Input::Exited { at, exit: Exit { reason: "Killed".into(), ..Exit::code(137) } }))
+                (
+                    "kill container",
+                    text,
+                    Some(Input::Exited {
+                        at,
+                        exit: Exit {
+                            reason: "Killed".into(),
+                            ..Exit::code(137)
+                        },
+                    }),
+                )
             }
-            Action::StopAccepting { uid } => ("stop", format!("stop accepting {uid}"), Some(Input::Stopped { uid })),
+            Action::StopAccepting { uid } => (
+                "stop",
+                format!("stop accepting {uid}"),
+                Some(Input::Stopped { uid }),
+            ),
             Action::Kill { uid } => ("kill", format!("kill {uid}"), Some(Input::Killed { uid })),
             Action::Forget { uid, .. } => ("forget", format!("forget {uid}"), None),
-            Action::WriteStatus { uid, revision, seq, status, .. } => {
+            Action::WriteStatus {
+                uid,
+                revision,
+                seq,
+                status,
+                ..
+            } => {
                 self.writes += 1;
                 if self.hold.contains("status") {
                     return None;
@@ -166,7 +247,12 @@ impl Story {
                 });
                 ("delete", format!("delete {uid}"), answer)
             }
-            Action::Event { reason, message, kind, .. } => {
+            Action::Event {
+                reason,
+                message,
+                kind,
+                ..
+            } => {
                 let text = format!("{} {reason}: {message}", kind.word());
                 if kind == EventType::Warning {
                     self.asked.push(text);
@@ -182,10 +268,18 @@ impl Story {
     fn write(&mut self, uid: &str, revision: u64, seq: u64, status: &Value) -> Input {
         let uid = uid.to_string();
         let Some(pod) = self.api.get_mut(&uid) else {
-            return Input::StatusFailed { uid, seq, why: StatusFailure::Gone };
+            return Input::StatusFailed {
+                uid,
+                seq,
+                why: StatusFailure::Gone,
+            };
         };
         if meta::revision(pod) != Some(revision) {
-            return Input::StatusFailed { uid, seq, why: StatusFailure::Conflict };
+            return Input::StatusFailed {
+                uid,
+                seq,
+                why: StatusFailure::Conflict,
+            };
         }
         for (k, v) in status.as_object().unwrap() {
             if v.is_null() {
@@ -196,7 +290,11 @@ impl Story {
         }
         self.revision += 1;
         pod["metadata"]["resourceVersion"] = json!(self.revision.to_string());
-        Input::StatusWritten { uid, seq, revision: self.revision }
+        Input::StatusWritten {
+            uid,
+            seq,
+            revision: self.revision,
+        }
     }
 
     /// Lets time pass, ticking when the agent asked for it.
@@ -220,33 +318,58 @@ impl Story {
 
     fn container(&self, name: &str, container: &str) -> &Value {
         let status = self.status(name);
-        let lists = [&status["containerStatuses"], &status["initContainerStatuses"]];
-        lists.into_iter().flat_map(|l| l.as_array().into_iter().flatten()).find(|c| c["name"] == container).unwrap()
+        let lists = [
+            &status["containerStatuses"],
+            &status["initContainerStatuses"],
+        ];
+        lists
+            .into_iter()
+            .flat_map(|l| l.as_array().into_iter().flatten())
+            .find(|c| c["name"] == container)
+            .unwrap()
     }
 
     fn waiting(&self, name: &str, container: &str) -> (&str, &str) {
         let w = &self.container(name, container)["state"]["waiting"];
-        (w["reason"].as_str().unwrap_or(""), w["message"].as_str().unwrap_or(""))
+        (
+            w["reason"].as_str().unwrap_or(""),
+            w["message"].as_str().unwrap_or(""),
+        )
     }
 
     fn condition(&self, name: &str, kind: &str) -> &str {
         let all = self.status(name)["conditions"].as_array().unwrap();
-        all.iter().find(|c| c["type"] == kind).map_or("", |c| c["status"].as_str().unwrap())
+        all.iter()
+            .find(|c| c["type"] == kind)
+            .map_or("", |c| c["status"].as_str().unwrap())
     }
 
     fn at(&self, name: &str, container: &str, run: u32) -> At {
-        At { uid: format!("u-{name}"), container: container.into(), run }
+        At {
+            uid: format!("u-{name}"),
+            container: container.into(),
+            run,
+        }
     }
 
     fn exits(&mut self, name: &str, container: &str, run: u32, code: i32) {
-        self.tell(Input::Exited { at: self.at(name, container, run), exit: Exit::code(code) });
+        self.tell(Input::Exited {
+            at: self.at(name, container, run),
+            exit: Exit::code(code),
+        });
     }
 
     fn config(&mut self, kind: ConfigKind, name: &str, object: Value) {
-        let config = ConfigRef { kind, key: Key::new("default", name) };
+        let config = ConfigRef {
+            kind,
+            key: Key::new("default", name),
+        };
         let object = Arc::new(object);
         self.configs.insert(config.clone(), object.clone());
-        self.tell(Input::Config { config, object: Some(object) });
+        self.tell(Input::Config {
+            config,
+            object: Some(object),
+        });
     }
 
     fn delete(&mut self, name: &str, grace_s: u64) {

@@ -1,6 +1,7 @@
 //! Response bodies: what callers get, and the wrapper that knows when a guest died in the middle of one.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -10,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
+use tokio::task::unconstrained;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::call::CallCell;
@@ -87,7 +89,11 @@ pub(crate) fn collect(mut body: WasiBody, exact: bool) -> Result<Body, wasmtime_
     };
     let mut cx = Context::from_waker(Waker::noop());
     loop {
-        match Pin::new(&mut body).poll_frame(&mut cx) {
+        // Outside tokio's cooperative budget: a task that has used it up would see "pending" on a channel that is full.
+        let frame = std::pin::pin!(unconstrained(poll_fn(|cx| {
+            Pin::new(&mut body).poll_frame(cx)
+        })));
+        match frame.poll(&mut cx) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     ready.bytes += data.len() as u64;

@@ -24,7 +24,7 @@ use crate::cpu::Timed;
 use crate::error::{CallError, translate};
 use crate::grants::CallContext;
 use crate::metrics::bump;
-use crate::replica::{InFlight, Replica, Shared};
+use crate::replica::{Replica, Shared};
 use crate::reuse::{Instance, WarmList};
 use crate::state::{GuestState, TimeLimit};
 
@@ -112,18 +112,11 @@ impl Replica {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let req = req.map(|body| body.map_err(|e| into_wasi_error(e.into())).boxed_unsync());
-        let replica = self.clone();
-        async move {
-            let shared = replica.shared.clone();
-            let result = call(replica, ctx, req).await;
-            if let Err(error) = &result
-                && !error.is_retriable()
-            {
-                shared.count(error);
-            }
-            result
-        }
+        call(
+            self.clone(),
+            ctx,
+            req.map(|body| body.map_err(|e| into_wasi_error(e.into()))),
+        )
     }
 }
 
@@ -134,34 +127,41 @@ enum Step {
     Waiting,
 }
 
-async fn call(
+async fn call<B>(
     replica: Replica,
     ctx: CallContext,
-    mut req: Request<WasiBody>,
-) -> Result<Response<Body>, CallError> {
+    mut req: Request<B>,
+) -> Result<Response<Body>, CallError>
+where
+    B: http_body::Body<Data = Bytes, Error = wasmtime_wasi_http::Error> + Send + 'static,
+{
     Replica::service(&replica.artifact)?;
     let Replica {
         shared,
         artifact,
         warm,
     } = replica;
-    let guard = shared.admit(ctx.depth)?;
+    let admitted = shared.admit(ctx.depth)?;
+    let shared = admitted.shared();
     let timeout = Duration::from_millis(shared.request_timeout_ms);
     let now = Instant::now();
     let deadline = ctx
         .deadline
         .map_or(now + timeout, |given| given.min(now + timeout));
-    let late = CallError::DeadlineExceeded {
-        timeout_ms: u64::try_from(deadline.saturating_duration_since(now).as_millis())
-            .unwrap_or(u64::MAX),
-    };
-    if deadline <= now {
-        return Err(late);
-    }
-    if req.uri().authority().is_none() && !req.headers().contains_key(HOST) {
-        // HTTP/1.0 has no Host; wasi:http wants an authority.
-        req.headers_mut()
-            .insert(HOST, HeaderValue::from_static("localhost"));
+    if req.uri().authority().is_none() {
+        match req.headers().get(HOST).map(HeaderValue::to_str) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => {
+                return Err(CallError::BadRequest {
+                    message: "its Host is not text".into(),
+                });
+            }
+            // HTTP/1.0 has no Host; wasi:http wants an authority.
+            None => drop(
+                req.headers_mut()
+                    .insert(HOST, HeaderValue::from_static("localhost")),
+            ),
+        }
     }
     let head_only = req.method() == Method::HEAD;
     let cell = Arc::new(CallCell::new(deadline, timeout));
@@ -170,46 +170,14 @@ async fn call(
         ..ctx
     };
     let guest = Box::pin(run(shared.clone(), artifact, warm, ctx, cell.clone(), req));
-    let mut guest = Timed {
-        guest,
-        shared: shared.clone(),
-    };
+    let mut guest = Timed { guest, admitted };
 
-    let mut step = poll_fn(|cx| Poll::Ready(advance(&mut guest, &cell, cx))).await;
-    if let Step::Waiting = step {
-        let waiting = poll_fn(|cx| match advance(&mut guest, &cell, cx) {
-            Step::Waiting => Poll::Pending,
-            step => Poll::Ready(step),
-        });
-        step = tokio::select! {
-            biased;
-            step = waiting => step,
-            () = shared.killed() => Step::Returned(Err(CallError::Killed)),
-            () = tokio::time::sleep_until(deadline.into()) => Step::Returned(Err(late)),
-        };
-    }
-    match step {
-        Step::Returned(Err(error)) => Err(error),
-        Step::Returned(Ok(())) => match cell.take_head() {
-            None => Err(CallError::NoResponse),
-            Some(Err(code)) => Err(CallError::Handler {
-                message: code.to_string(),
-            }),
-            Some(Ok(response)) => {
-                let (parts, body) = response.into_parts();
-                let body = collect(body, !head_only).map_err(|e| CallError::Handler {
-                    message: e.to_string(),
-                })?;
-                Ok(Response::from_parts(parts, body))
-            }
-        },
-        Step::Answered(Err(code)) => Err(CallError::Handler {
-            message: code.to_string(),
-        }),
-        Step::Answered(Ok(response)) => {
+    match answer(&mut guest, &cell, now, deadline, head_only).await {
+        Ok(Answer::Whole(response)) => Ok(response),
+        Ok(Answer::Begun(response)) => {
             cell.touch();
             let body_cell = cell.clone();
-            tokio::task::spawn(rest(guest, shared, cell, guard));
+            tokio::task::spawn(rest(guest, cell));
             Ok(response.map(|body| {
                 Streaming {
                     body,
@@ -218,10 +186,72 @@ async fn call(
                 .boxed_unsync()
             }))
         }
-        Step::Waiting => Err(CallError::Host {
-            message: "a guest was polled and forgotten".into(),
-        }),
+        Err(error) => {
+            if !error.is_retriable() {
+                guest.admitted.shared().count(&error);
+            }
+            Err(error)
+        }
     }
+}
+
+enum Answer {
+    /// The guest has returned; this is all of it.
+    Whole(Response<Body>),
+    /// The guest still runs.
+    Begun(Response<WasiBody>),
+}
+
+/// Runs the guest until the response head is there.
+async fn answer(
+    guest: &mut Timed<Result<(), CallError>>,
+    cell: &CallCell,
+    now: Instant,
+    deadline: Instant,
+    head_only: bool,
+) -> Result<Answer, CallError> {
+    let late = || CallError::DeadlineExceeded {
+        timeout_ms: u64::try_from(deadline.saturating_duration_since(now).as_millis())
+            .unwrap_or(u64::MAX),
+    };
+    if deadline <= now {
+        return Err(late());
+    }
+    let mut step = poll_fn(|cx| Poll::Ready(advance(guest, cell, cx))).await;
+    if let Step::Waiting = step {
+        // Only now is a timer worth its cost.
+        let shared = guest.admitted.shared().clone();
+        let waiting = poll_fn(|cx| match advance(guest, cell, cx) {
+            Step::Waiting => Poll::Pending,
+            step => Poll::Ready(step),
+        });
+        step = tokio::select! {
+            biased;
+            step = waiting => step,
+            () = shared.killed() => Step::Returned(Err(CallError::Killed)),
+            () = tokio::time::sleep_until(deadline.into()) => Step::Returned(Err(late())),
+        };
+    }
+    let head = match step {
+        Step::Returned(Err(error)) => return Err(error),
+        Step::Returned(Ok(())) => cell.take_head().ok_or(CallError::NoResponse)?,
+        Step::Answered(Ok(response)) => return Ok(Answer::Begun(response)),
+        Step::Answered(Err(code)) => Err(code),
+        Step::Waiting => {
+            return Err(CallError::Host {
+                message: "a guest was polled and forgotten".into(),
+            });
+        }
+    };
+    let (parts, body) = head
+        .map_err(|code| CallError::Handler {
+            message: code.to_string(),
+        })?
+        .into_parts();
+    let body = collect(body, !head_only).map_err(|e| CallError::Handler {
+        message: e.to_string(),
+    })?;
+    Ok(Answer::Whole(Response::from_parts(parts, body)))
 }
 
 fn advance(
@@ -236,12 +266,8 @@ fn advance(
 }
 
 /// Runs a guest whose head has gone out until it returns, is killed, or its body stands still for too long.
-async fn rest(
-    mut guest: Timed<Result<(), CallError>>,
-    shared: Arc<Shared>,
-    cell: Arc<CallCell>,
-    guard: InFlight,
-) {
+async fn rest(mut guest: Timed<Result<(), CallError>>, cell: Arc<CallCell>) {
+    let shared = guest.admitted.shared().clone();
     let error = loop {
         let deadline = cell.deadline();
         tokio::select! {
@@ -255,56 +281,59 @@ async fn rest(
             }
         }
     };
+    // Before the guest goes and its body with it.
     if let Some(error) = error {
         cell.fail(&error);
         shared.count(&error);
         tracing::debug!(replica = %shared.name, %error, "a response ended early");
     }
-    drop(guest);
-    drop(guard);
 }
 
 /// The guest's side: instance, request, handler, and the instance back or dropped.
-async fn run(
+async fn run<B>(
     shared: Arc<Shared>,
     artifact: Arc<ArtifactInner>,
     warm: Option<Arc<WarmList>>,
     ctx: CallContext,
     cell: Arc<CallCell>,
-    req: Request<WasiBody>,
-) -> Result<(), CallError> {
-    shared.wait_for_cpu().await;
+    req: Request<B>,
+) -> Result<(), CallError>
+where
+    B: http_body::Body<Data = Bytes, Error = wasmtime_wasi_http::Error> + Send + 'static,
+{
+    if shared.cpu.is_some() {
+        shared.wait_for_cpu().await;
+    }
+    let timeout_ms = shared.request_timeout_ms;
     let time = TimeLimit::Call(cell.clone());
     let mut instance = match warm.as_ref().and_then(|warm| warm.take()) {
         Some(mut instance) => {
+            bump(&shared.metrics.reused);
             instance.store.data_mut().begin(ctx, time);
             instance.store.set_epoch_deadline(1);
-            bump(&shared.metrics.reused);
             instance
         }
         None => {
-            let mut store = GuestState::new(shared.clone(), ctx, time).into_store();
             bump(&shared.metrics.instances);
-            match Replica::service(&artifact)?
-                .instantiate_async(&mut store)
-                .await
-            {
+            let pre = Replica::service(&artifact)?;
+            let mut store = GuestState::new(shared, ctx, time).into_store(pre.engine());
+            match pre.instantiate_async(&mut store).await {
                 Ok(proxy) => Instance {
                     store,
                     proxy,
                     served: 0,
                 },
                 Err(error) => {
-                    let error = translate(&error, store.data().limits(shared.request_timeout_ms));
+                    let error = translate(&error, store.data().limits(timeout_ms));
                     if error.is_retriable() {
-                        bump(&shared.metrics.refused);
+                        bump(&store.data().hooks.shared.metrics.refused);
                     }
                     return Err(error);
                 }
             }
         }
     };
-    match serve(&mut instance, &cell, req).await {
+    match serve(&mut instance, cell.clone(), req).await {
         Ok(()) => {
             instance.served += 1;
             if let Some(warm) = &warm {
@@ -313,28 +342,27 @@ async fn run(
             Ok(())
         }
         Err(error) => {
-            let error = translate(
-                &error,
-                instance.store.data().limits(shared.request_timeout_ms),
-            );
+            let error = translate(&error, instance.store.data().limits(timeout_ms));
             cell.fail(&error);
             Err(error)
         }
     }
 }
 
-async fn serve(
+async fn serve<B>(
     instance: &mut Instance,
-    cell: &Arc<CallCell>,
-    req: Request<WasiBody>,
-) -> wasmtime::Result<()> {
+    cell: Arc<CallCell>,
+    req: Request<B>,
+) -> wasmtime::Result<()>
+where
+    B: http_body::Body<Data = Bytes, Error = wasmtime_wasi_http::Error> + Send + 'static,
+{
     let scheme = match req.uri().scheme_str() {
         Some("https") => Scheme::Https,
         _ => Scheme::Http,
     };
     let mut http = instance.store.data_mut().wasi_http();
     let request = http.new_incoming_request(scheme, req)?;
-    let cell = cell.clone();
     let out = http.new_response_outparam_from_callback(move |head| cell.set_head(head))?;
     instance
         .proxy

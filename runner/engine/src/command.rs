@@ -57,17 +57,7 @@ impl Replica {
         ctx: CallContext,
         options: RunOptions,
     ) -> impl Future<Output = Result<ExitStatus, CallError>> + Send + use<> {
-        let replica = self.clone();
-        async move {
-            let shared = replica.shared.clone();
-            let result = run(replica, ctx, options).await;
-            if let Err(error) = &result
-                && !error.is_retriable()
-            {
-                shared.count(error);
-            }
-            result
-        }
+        run(self.clone(), ctx, options)
     }
 }
 
@@ -77,32 +67,39 @@ async fn run(
     options: RunOptions,
 ) -> Result<ExitStatus, CallError> {
     Replica::command(&replica.artifact)?;
-    let Replica {
-        shared, artifact, ..
-    } = replica;
-    let _guard = shared.admit(ctx.depth)?;
+    let admitted = replica.shared.admit(ctx.depth)?;
+    let shared = admitted.shared().clone();
     let deadline = ctx.deadline;
     let now = Instant::now();
     let timeout_ms = deadline.map_or(0, |at| {
         u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX)
     });
-    let guest = Box::pin(guest(shared.clone(), artifact, ctx, options, timeout_ms));
-    let mut guest = Timed {
-        guest,
-        shared: shared.clone(),
-    };
+    let guest = Box::pin(guest(
+        shared.clone(),
+        replica.artifact,
+        ctx,
+        options,
+        timeout_ms,
+    ));
+    let mut guest = Timed { guest, admitted };
     let late = async {
         match deadline {
             Some(at) => tokio::time::sleep_until(at.into()).await,
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
+    let result = tokio::select! {
         biased;
         result = &mut guest => result,
         () = shared.killed() => Err(CallError::Killed),
         () = late => Err(CallError::DeadlineExceeded { timeout_ms }),
+    };
+    if let Err(error) = &result
+        && !error.is_retriable()
+    {
+        shared.count(error);
     }
+    result
 }
 
 async fn guest(
@@ -114,7 +111,9 @@ async fn guest(
 ) -> Result<ExitStatus, CallError> {
     shared.wait_for_cpu().await;
     let time = ctx.deadline.map_or(TimeLimit::None, TimeLimit::At);
-    let mut state = GuestState::new(shared.clone(), ctx, time);
+    let command = Replica::command(&artifact)?;
+    bump(&shared.metrics.instances);
+    let mut state = GuestState::new(shared, ctx, time);
     state.args = options.args;
     state.log = options.log;
     state.stdin = match options.stdin {
@@ -122,12 +121,8 @@ async fn guest(
         Stdin::Bytes(bytes) => SharedStdin::new(bytes, None),
         Stdin::Stream(stream) => SharedStdin::new(Bytes::new(), Some(stream)),
     };
-    let mut store = state.into_store();
-    bump(&shared.metrics.instances);
-    let ended = match Replica::command(&artifact)?
-        .instantiate_async(&mut store)
-        .await
-    {
+    let mut store = state.into_store(command.engine());
+    let ended = match command.instantiate_async(&mut store).await {
         Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
         Err(error) => Err(error),
     };

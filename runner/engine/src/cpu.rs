@@ -8,11 +8,11 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::replica::Shared;
+use crate::replica::{InFlight, Shared};
 use crate::ticker::TICK;
 
 thread_local! {
@@ -122,9 +122,11 @@ impl Shared {
 }
 
 /// A guest whose polls are timed and charged.
+///
+/// The fields are dropped in this order: the call is over when its store is gone.
 pub(crate) struct Timed<T> {
     pub guest: Pin<Box<dyn Future<Output = T> + Send>>,
-    pub shared: Arc<Shared>,
+    pub admitted: InFlight,
 }
 
 impl<T> Future for Timed<T> {
@@ -134,7 +136,7 @@ impl<T> Future for Timed<T> {
         let outer = SLICE_START.replace(Some(Instant::now()));
         let result = self.guest.as_mut().poll(cx);
         let now = Instant::now();
-        self.shared.charge_slice(now);
+        self.admitted.shared().charge_slice(now);
         // A guest polled inside another one's poll: the outer slice goes on from here, without the inner one's time.
         SLICE_START.set(outer.map(|_| now));
         result

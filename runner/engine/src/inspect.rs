@@ -12,6 +12,7 @@ use wasmparser::{
 };
 
 use crate::config::wasm_features;
+use crate::core_imports::{is_preview_1, unknown_core_imports};
 use crate::hosted::{is_hosted, is_wasi_03, satisfies, split, track};
 use crate::looks::looks_like;
 use crate::problem::BadWasm;
@@ -346,8 +347,7 @@ impl Scan {
         let mut missing = Vec::new();
         let mut imports = Vec::with_capacity(self.imports.len());
         for (module, name) in &self.imports {
-            let preview_1 = module == "wasi_snapshot_preview1"
-                && PREVIEW_1.binary_search(&name.as_str()).is_ok();
+            let preview_1 = module == "wasi_snapshot_preview1" && is_preview_1(name);
             let hosted = preview_1 || (self.has_wit && is_hosted(module));
             let wit = self.has_wit
                 && (module.starts_with("[export]")
@@ -378,7 +378,7 @@ fn bound(what: &str, found: u64, limit: u64) -> Result<(), BadWasm> {
 /// Names shown before "and N more": enough to recognise the toolchain, short enough for an Event.
 const NAMES_SHOWN: usize = 8;
 
-fn listed(names: &[String]) -> String {
+pub(crate) fn listed(names: &[String]) -> String {
     let shown = names
         .iter()
         .take(NAMES_SHOWN)
@@ -403,96 +403,3 @@ fn unknown_imports(missing: &[&str]) -> BadWasm {
          clocks, filesystem, http, io, random and sockets at 0.2",
     )
 }
-
-fn unknown_core_imports(first_module: &str, missing: &[(&str, &str)]) -> BadWasm {
-    let mut names: Vec<String> = missing
-        .iter()
-        .map(|(module, name)| format!("{module}::{name}"))
-        .collect();
-    names.dedup();
-    let (origin, fix) = match first_module {
-        "wasi_unstable" => (
-            "it was built for a WASI older than preview 1",
-            "Build it with a current toolchain",
-        ),
-        "env" | "a" => (
-            "it looks built for Emscripten or with undefined symbols",
-            "Build it for wasm32-wasip2 or wasm32-wasip1 and define or remove those symbols",
-        ),
-        "wbg" | "__wbindgen_placeholder__" => (
-            "it was built with wasm-bindgen for a browser",
-            "Build it for wasm32-wasip2 without wasm-bindgen",
-        ),
-        "gojs" | "go" => (
-            "it was built by Go for a browser",
-            "Build it with GOOS=wasip1 GOARCH=wasm",
-        ),
-        m if m.starts_with("wasix") => (
-            "it was built for WASIX",
-            "Build it for wasm32-wasip2 or wasm32-wasip1",
-        ),
-        _ => (
-            "nobody provides them",
-            "Build it for wasm32-wasip2 or wasm32-wasip1",
-        ),
-    };
-    BadWasm::new(
-        "E_UNKNOWN_IMPORT",
-        format!("the module imports {}; {origin}", listed(&names)),
-        fix,
-    )
-}
-
-/// Every function of WASI preview 1, which the adapter implements.
-const PREVIEW_1: &[&str] = &[
-    "adapter_close_badfd",
-    "args_get",
-    "args_sizes_get",
-    "clock_res_get",
-    "clock_time_get",
-    "environ_get",
-    "environ_sizes_get",
-    "fd_advise",
-    "fd_allocate",
-    "fd_close",
-    "fd_datasync",
-    "fd_fdstat_get",
-    "fd_fdstat_set_flags",
-    "fd_fdstat_set_rights",
-    "fd_filestat_get",
-    "fd_filestat_set_size",
-    "fd_filestat_set_times",
-    "fd_pread",
-    "fd_prestat_dir_name",
-    "fd_prestat_get",
-    "fd_pwrite",
-    "fd_read",
-    "fd_readdir",
-    "fd_renumber",
-    "fd_seek",
-    "fd_sync",
-    "fd_tell",
-    "fd_write",
-    "path_create_directory",
-    "path_filestat_get",
-    "path_filestat_set_times",
-    "path_link",
-    "path_open",
-    "path_readlink",
-    "path_remove_directory",
-    "path_rename",
-    "path_symlink",
-    "path_unlink_file",
-    "poll_oneoff",
-    "proc_exit",
-    "proc_raise",
-    "random_get",
-    "reset_adapter_state",
-    "sched_yield",
-    "set_allocation_state",
-    "set_state_ptr",
-    "sock_accept",
-    "sock_recv",
-    "sock_send",
-    "sock_shutdown",
-];

@@ -22,6 +22,7 @@ mod compile_parent;
 mod componentize;
 mod compose;
 mod config;
+mod core_imports;
 mod cpu;
 mod engine;
 mod error;

@@ -215,24 +215,25 @@ impl Replica {
 
 impl Shared {
     /// Lets a call or run in, or says why not. Nothing has run if it says no.
-    pub(crate) fn admit(self: &Arc<Self>, depth: u32) -> Result<InFlight, CallError> {
+    pub(crate) fn admit(self: Arc<Self>, depth: u32) -> Result<InFlight, CallError> {
         if depth > MAX_CALL_DEPTH {
             return Err(CallError::TooDeep);
         }
         // Counted first, checked after: `drain` sets its flag and then looks at the count, so one of the two sees the
         // other.
         let here = self.in_flight.fetch_add(1, SeqCst);
-        let guard = InFlight(self.clone());
-        let live = self.engine.live.fetch_add(1, Relaxed);
-        let refusal = if self.killed.load(Relaxed) {
+        let admitted = InFlight(self);
+        let shared = &admitted.0;
+        let live = shared.engine.live.fetch_add(1, Relaxed);
+        let refusal = if shared.killed.load(Relaxed) {
             Some(CallError::Killed)
-        } else if self.draining.load(SeqCst) {
+        } else if shared.draining.load(SeqCst) {
             Some(CallError::Draining)
-        } else if here >= self.max_concurrency {
+        } else if here >= shared.max_concurrency {
             Some(CallError::Busy {
-                reason: format!("{} calls are in progress", self.max_concurrency),
+                reason: format!("{} calls are in progress", shared.max_concurrency),
             })
-        } else if live >= self.engine.slots(depth) {
+        } else if live >= shared.engine.slots(depth) {
             Some(CallError::Busy {
                 reason: format!("the node has {live} calls in progress"),
             })
@@ -241,11 +242,11 @@ impl Shared {
         };
         match refusal {
             None => {
-                bump(&self.metrics.requests);
-                Ok(guard)
+                bump(&shared.metrics.requests);
+                Ok(admitted)
             }
             Some(error) => {
-                bump(&self.metrics.refused);
+                bump(&shared.metrics.refused);
                 Err(error)
             }
         }
@@ -274,6 +275,12 @@ impl Shared {
 
 /// A call or run in progress.
 pub(crate) struct InFlight(Arc<Shared>);
+
+impl InFlight {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {

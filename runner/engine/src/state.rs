@@ -31,7 +31,6 @@ const TABLE_ELEMENT_BYTES: u64 = size_of::<usize>() as u64;
 
 /// Store data of every guest.
 pub(crate) struct GuestState {
-    pub shared: Arc<Shared>,
     pub table: ResourceTable,
     pub http: WasiHttpCtx,
     pub hooks: Hooks,
@@ -66,11 +65,7 @@ impl GuestState {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_HANDLES);
         GuestState {
-            hooks: Hooks {
-                shared: shared.clone(),
-                ctx,
-            },
-            shared,
+            hooks: Hooks { shared, ctx },
             table,
             http,
             clocks: None,
@@ -87,9 +82,8 @@ impl GuestState {
     }
 
     /// Makes the store of one instance: limits on, timer armed.
-    pub(crate) fn into_store(self) -> Store<GuestState> {
-        let engine = self.shared.engine.wasmtime.clone();
-        let mut store = Store::new(&engine, self);
+    pub(crate) fn into_store(self, engine: &wasmtime::Engine) -> Store<GuestState> {
+        let mut store = Store::new(engine, self);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         store.set_max_component_handles(MAX_HANDLES);
@@ -116,14 +110,14 @@ impl GuestState {
     pub(crate) fn limits(&self, timeout_ms: u64) -> Limits {
         Limits {
             timeout_ms,
-            memory_bytes: self.shared.memory.limit(),
+            memory_bytes: self.hooks.shared.memory.limit(),
             memory_refused: self.memory_refused,
         }
     }
 
     /// Runs at each epoch tick while the guest computes: stop it, throttle it, or let others have a turn.
     fn on_tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
-        if self.shared.killed.load(Relaxed) {
+        if self.hooks.shared.killed.load(Relaxed) {
             return Err(wasmtime::Error::new(Stop::Killed));
         }
         let now = Instant::now();
@@ -135,8 +129,13 @@ impl GuestState {
         if over {
             return Err(wasmtime::Error::new(Stop::Deadline));
         }
-        self.shared.charge_slice(now);
-        let throttle = self.shared.cpu.as_ref().and_then(|bucket| bucket.wait(now));
+        self.hooks.shared.charge_slice(now);
+        let throttle = self
+            .hooks
+            .shared
+            .cpu
+            .as_ref()
+            .and_then(|bucket| bucket.wait(now));
         // `Yield` would wake the task into tokio's LIFO slot, where it may run again at once; `yield_now` goes to the
         // end of the queue.
         Ok(match throttle {
@@ -146,9 +145,9 @@ impl GuestState {
     }
 
     fn grow(&mut self, bytes: u64) -> bool {
-        let node = &self.shared.engine.node_memory;
+        let node = &self.hooks.shared.engine.node_memory;
         let granted = node.charge(bytes)
-            && (self.shared.memory.charge(bytes) || {
+            && (self.hooks.shared.memory.charge(bytes) || {
                 node.release(bytes);
                 false
             });
@@ -189,7 +188,11 @@ impl ResourceLimiter for GuestState {
 
 impl Drop for GuestState {
     fn drop(&mut self) {
-        self.shared.memory.release(self.charged_bytes);
-        self.shared.engine.node_memory.release(self.charged_bytes);
+        self.hooks.shared.memory.release(self.charged_bytes);
+        self.hooks
+            .shared
+            .engine
+            .node_memory
+            .release(self.charged_bytes);
     }
 }

@@ -34,6 +34,8 @@ mod pods;
 mod replicas;
 mod retention;
 mod writer;
+#[cfg(test)]
+mod tests;
 
 pub use bootstrap::bootstrap;
 pub use check::check;

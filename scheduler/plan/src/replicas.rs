@@ -113,7 +113,7 @@ fn delete(plan: &mut Plan, table: &str, set: &Value, mine: &[(Arc<Obj>, Value)],
         *on_node.entry(&pod.attrs.node_name).or_default() += 1;
     }
     let mut ranked: Vec<_> = mine.iter().map(|(pod, value)| (rank(pod, value, on_node[pod.attrs.node_name.as_str()]), pod)).collect();
-    ranked.sort();
+    ranked.sort_by(|a, b| a.0.cmp(&b.0));
     for (_, pod) in ranked.into_iter().take(count.min(BURST_MAX)) {
         if plan.delete("pods", pod, None) {
             plan.event(kind, set, true, "SuccessfulDelete", &format!("Deleted pod: {}", pod.key.name));

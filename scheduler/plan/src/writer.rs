@@ -54,11 +54,6 @@ impl<'a> Plan<'a> {
         self.out.waits.push(wait);
     }
 
-    /// Whether anything is to be written so far.
-    pub fn writes(&self) -> bool {
-        !self.out.writes.is_empty()
-    }
-
     /// What `more` pushes takes effect all or none.
     pub fn group(&mut self, more: impl FnOnce(&mut Self)) {
         self.groups += 1;
@@ -184,7 +179,7 @@ impl<'a> Plan<'a> {
                     "uid": meta::uid(about), "resourceVersion": meta::text(about, "resourceVersion")},
                 "reason": reason, "message": message, "type": if normal { "Normal" } else { "Warning" },
                 "source": {"component": component}, "reportingComponent": component, "reportingInstance": "",
-                "firstTimestamp": time, "lastTimestamp": time, "count": 1, "eventTime": null,
+                "firstTimestamp": time, "lastTimestamp": time, "count": 1,
             }),
         );
     }

@@ -379,9 +379,10 @@ async fn open(config: &Config) -> Result<Opened, StartError> {
     let raft_error = |e: &dyn std::fmt::Display| StartError::Raft(e.to_string());
     let raft_config = Arc::new(raft_config(&config.limits)?);
     let raft = Raft::new(config.node_id, raft_config, Network, LogStore::new(journal.clone()), machine).await.map_err(|e| raft_error(&e))?;
-    let metrics = raft.metrics().borrow_watched().clone();
+    // The metrics are filled in only after the core's first round; its state is there at once.
+    let voters: Vec<u64> =
+        raft.with_raft_state(|state| state.membership_state.effective().voter_ids().collect()).await.map_err(|e| raft_error(&e))?;
     if raft.is_initialized().await.map_err(|e| raft_error(&e))? {
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
         if !voters.contains(&config.node_id) {
             return Err(StartError::Raft(format!(
                 "the log belongs to other members ({}), not to {}; DATA/identity was changed or copied",
@@ -399,7 +400,7 @@ async fn open(config: &Config) -> Result<Opened, StartError> {
     }
     // Everything in the log when we started is committed and applied again, so reads after a restart see every answer given before.
     raft.wait_for_recovery(None).await.map_err(|e| raft_error(&e))?;
-    if metrics.membership_config.voter_ids().count() <= 1 {
+    if voters.len() <= 1 {
         raft.wait(None).state(ServerState::Leader, "the only voter leads").await.map_err(|e| raft_error(&e))?;
     }
     Ok((raft, journal, snapshots, published, gate))

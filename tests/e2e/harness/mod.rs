@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod kube;
 pub mod program;
 
 pub use cluster::Cluster;

@@ -1,14 +1,26 @@
 use super::*;
 
 fn env_of(s: &Story, container: &str) -> Vec<String> {
-    s.grants[container].env.iter().map(|(k, v)| format!("{k}={v}")).collect()
+    s.grants[container]
+        .env
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect()
 }
 
 #[test]
 fn environment_and_arguments_come_from_every_source() {
     let mut s = Story::new();
-    s.config(ConfigKind::ConfigMap, "cm", json!({"metadata": {"name": "cm"}, "data": {"COLOR": "red", "size": "9"}}));
-    s.config(ConfigKind::Secret, "sec", json!({"metadata": {"name": "sec"}, "data": {"token": "aHVudGVyMg=="}}));
+    s.config(
+        ConfigKind::ConfigMap,
+        "cm",
+        json!({"metadata": {"name": "cm"}, "data": {"COLOR": "red", "size": "9"}}),
+    );
+    s.config(
+        ConfigKind::Secret,
+        "sec",
+        json!({"metadata": {"name": "sec"}, "data": {"token": "aHVudGVyMg=="}}),
+    );
     s.pod(
         "a",
         json!({"containers": [{"name": "job", "image": "job:1",
@@ -27,21 +39,30 @@ fn environment_and_arguments_come_from_every_source() {
                 {"name": "HELLO", "value": "I am $(ME)"},
             ]}]}),
     );
-    assert_eq!(env_of(&s, "job"), [
-        "CM_COLOR=red",
-        "CM_size=9",
-        "COLOR=red",
-        "PASS=hunter2",
-        "ME=a",
-        "IP=10.42.0.9",
-        "APP=a",
-        "MEM=64",
-        "CPU=250",
-        "HELLO=I am a"
-    ]);
+    assert_eq!(
+        env_of(&s, "job"),
+        [
+            "CM_COLOR=red",
+            "CM_size=9",
+            "COLOR=red",
+            "PASS=hunter2",
+            "ME=a",
+            "IP=10.42.0.9",
+            "APP=a",
+            "MEM=64",
+            "CPU=250",
+            "HELLO=I am a"
+        ]
+    );
     let g = &s.grants["job"];
-    assert_eq!(g.args, ["run", "red", "--pass=hunter2", "$(COLOR)", "$(NOPE)"]);
-    assert_eq!((g.limits.memory_bytes, g.limits.cpu_millis), (Some(64 << 20), Some(250)));
+    assert_eq!(
+        g.args,
+        ["run", "red", "--pass=hunter2", "$(COLOR)", "$(NOPE)"]
+    );
+    assert_eq!(
+        (g.limits.memory_bytes, g.limits.cpu_millis),
+        (Some(64 << 20), Some(250))
+    );
     assert_eq!(g.serving_port(), 80);
 }
 
@@ -53,10 +74,21 @@ fn a_missing_configmap_is_named_and_its_arrival_starts_the_pod() {
         json!({"containers": [{"name": "web", "image": "web:1", "envFrom": [{"configMapRef": {"name": "cm"}}]}]}),
     );
     let (reason, message) = s.waiting("a", "web");
-    assert_eq!((reason, message), ("CreateContainerConfigError", "configmap \"cm\" not found"));
-    let told = s.asked().iter().filter(|a| a.starts_with("Warning Failed")).count();
+    assert_eq!(
+        (reason, message),
+        ("CreateContainerConfigError", "configmap \"cm\" not found")
+    );
+    let told = s
+        .asked()
+        .iter()
+        .filter(|a| a.starts_with("Warning Failed"))
+        .count();
     assert_eq!(told, 1);
-    s.config(ConfigKind::ConfigMap, "cm", json!({"metadata": {"name": "cm"}, "data": {"A": "1"}}));
+    s.config(
+        ConfigKind::ConfigMap,
+        "cm",
+        json!({"metadata": {"name": "cm"}, "data": {"A": "1"}}),
+    );
     assert_eq!(s.condition("a", "Ready"), "True");
     assert_eq!(env_of(&s, "web"), ["A=1"]);
 }
@@ -64,19 +96,30 @@ fn a_missing_configmap_is_named_and_its_arrival_starts_the_pod() {
 #[test]
 fn a_missing_key_is_named() {
     let mut s = Story::new();
-    s.config(ConfigKind::Secret, "sec", json!({"metadata": {"name": "sec"}, "data": {}}));
+    s.config(
+        ConfigKind::Secret,
+        "sec",
+        json!({"metadata": {"name": "sec"}, "data": {}}),
+    );
     s.pod(
         "a",
         json!({"containers": [{"name": "web", "image": "web:1",
             "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "token"}}}]}]}),
     );
-    assert_eq!(s.waiting("a", "web").1, "couldn't find key token in secret default/sec");
+    assert_eq!(
+        s.waiting("a", "web").1,
+        "couldn't find key token in secret default/sec"
+    );
 }
 
 #[test]
 fn volumes_hold_what_their_objects_hold_and_follow_them() {
     let mut s = Story::new();
-    s.config(ConfigKind::ConfigMap, "cm", json!({"metadata": {"name": "cm"}, "data": {"a": "1", "b": "2"}}));
+    s.config(
+        ConfigKind::ConfigMap,
+        "cm",
+        json!({"metadata": {"name": "cm"}, "data": {"a": "1", "b": "2"}}),
+    );
     s.pod(
         "a",
         json!({"containers": [{"name": "web", "image": "web:1", "volumeMounts": [
@@ -91,13 +134,30 @@ fn volumes_hold_what_their_objects_hold_and_follow_them() {
     };
     assert_eq!(file(&s, "conf", "dir/a.txt"), "1");
     assert_eq!(file(&s, "me", "labels"), "app=\"a\"\n");
-    assert_eq!(s.volumes["tmp"], VolumeSource::Empty { size_limit_bytes: Some(1 << 20) });
-    let mounts: Vec<_> = s.grants["web"].mounts.iter().map(|m| (m.path.as_str(), m.sub_path.as_str(), m.read_only)).collect();
+    assert_eq!(
+        s.volumes["tmp"],
+        VolumeSource::Empty {
+            size_limit_bytes: Some(1 << 20)
+        }
+    );
+    let mounts: Vec<_> = s.grants["web"]
+        .mounts
+        .iter()
+        .map(|m| (m.path.as_str(), m.sub_path.as_str(), m.read_only))
+        .collect();
     assert_eq!(mounts, [("/conf", "", true), ("/tmp", "x", false)]);
     s.asked();
-    s.config(ConfigKind::ConfigMap, "cm", json!({"metadata": {"name": "cm"}, "data": {"a": "1", "b": "3"}}));
+    s.config(
+        ConfigKind::ConfigMap,
+        "cm",
+        json!({"metadata": {"name": "cm"}, "data": {"a": "1", "b": "3"}}),
+    );
     assert_eq!(s.asked(), [""; 0], "b is not in the volume");
-    s.config(ConfigKind::ConfigMap, "cm", json!({"metadata": {"name": "cm"}, "data": {"a": "new"}}));
+    s.config(
+        ConfigKind::ConfigMap,
+        "cm",
+        json!({"metadata": {"name": "cm"}, "data": {"a": "new"}}),
+    );
     assert_eq!(s.asked(), ["update volume conf"]);
     assert_eq!(file(&s, "conf", "dir/a.txt"), "new");
 }
@@ -110,9 +170,19 @@ fn a_volume_that_cannot_be_made_is_shown_until_it_can() {
         json!({"containers": [{"name": "web", "image": "web:1"}],
             "volumes": [{"name": "conf", "configMap": {"name": "cm"}}]}),
     );
-    assert_eq!(s.waiting("a", "web"), ("ContainerCreating", "configmap \"cm\" not found"));
-    assert!(s.asked().contains(&"Warning FailedMount: configmap \"cm\" not found".to_string()));
-    s.config(ConfigKind::ConfigMap, "cm", json!({"metadata": {"name": "cm"}, "data": {}}));
+    assert_eq!(
+        s.waiting("a", "web"),
+        ("ContainerCreating", "configmap \"cm\" not found")
+    );
+    assert!(
+        s.asked()
+            .contains(&"Warning FailedMount: configmap \"cm\" not found".to_string())
+    );
+    s.config(
+        ConfigKind::ConfigMap,
+        "cm",
+        json!({"metadata": {"name": "cm"}, "data": {}}),
+    );
     assert_eq!(s.condition("a", "Ready"), "True");
     let mut s = Story::new();
     s.pod(
@@ -120,7 +190,11 @@ fn a_volume_that_cannot_be_made_is_shown_until_it_can() {
         json!({"containers": [{"name": "web", "image": "web:1"}],
             "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "x"}}]}),
     );
-    assert!(s.waiting("b", "web").1.contains("persistentVolumeClaim volumes are not provided here"));
+    assert!(
+        s.waiting("b", "web")
+            .1
+            .contains("persistentVolumeClaim volumes are not provided here")
+    );
 }
 
 #[test]
@@ -130,7 +204,13 @@ fn configuration_is_watched_while_a_pod_needs_it() {
         "envFrom": [{"secretRef": {"name": "s", "optional": true}}]}]});
     s.pod("a", spec.clone());
     s.pod("b", spec);
-    let watches = |s: &mut Story| s.asked().iter().filter(|a| a.contains("watch")).cloned().collect::<Vec<_>>();
+    let watches = |s: &mut Story| {
+        s.asked()
+            .iter()
+            .filter(|a| a.contains("watch"))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
     assert_eq!(watches(&mut s), ["watch secret default/s"]);
     s.tell(Input::Gone { uid: "u-a".into() });
     assert_eq!(watches(&mut s), [""; 0]);

@@ -8,7 +8,10 @@ fn a_job_that_succeeds_is_done() {
     s.exits("j", "job", 0, 0);
     assert_eq!(s.status("j")["phase"], "Succeeded");
     let done = &s.container("j", "job")["state"]["terminated"];
-    assert_eq!((&done["exitCode"], &done["reason"]), (&json!(0), &json!("Completed")));
+    assert_eq!(
+        (&done["exitCode"], &done["reason"]),
+        (&json!(0), &json!("Completed"))
+    );
     assert_eq!(s.condition("j", "Ready"), "False");
     s.asked();
     s.pass(3_600);
@@ -22,7 +25,10 @@ fn a_job_that_must_not_restart_fails_with_its_code() {
     s.pod("j", job("Never"));
     s.exits("j", "job", 0, 3);
     assert_eq!(s.status("j")["phase"], "Failed");
-    assert_eq!(s.container("j", "job")["state"]["terminated"]["exitCode"], 3);
+    assert_eq!(
+        s.container("j", "job")["state"]["terminated"]["exitCode"],
+        3
+    );
 }
 
 #[test]
@@ -31,12 +37,22 @@ fn a_crash_loop_backs_off_from_ten_seconds() {
     s.pod("j", job("OnFailure"));
     s.asked();
     s.exits("j", "job", 0, 1);
-    assert_eq!(s.asked(), ["link job", "start job run 1"], "the first restart is at once");
+    assert_eq!(
+        s.asked(),
+        ["link job", "start job run 1"],
+        "the first restart is at once"
+    );
     s.exits("j", "job", 1, 1);
     let (reason, message) = s.waiting("j", "job");
     assert_eq!(reason, "CrashLoopBackOff");
-    assert!(message.starts_with("back-off 10s restarting failed container=job pod=j_default"), "{message}");
-    assert_eq!(s.container("j", "job")["lastState"]["terminated"]["exitCode"], 1);
+    assert!(
+        message.starts_with("back-off 10s restarting failed container=job pod=j_default"),
+        "{message}"
+    );
+    assert_eq!(
+        s.container("j", "job")["lastState"]["terminated"]["exitCode"],
+        1
+    );
     assert_eq!(s.status("j")["phase"], "Running");
     s.asked();
     s.pass(9);
@@ -102,12 +118,22 @@ fn after_a_restart_of_the_runner_pods_are_started_anew() {
         s.show(name);
     }
     let asked = s.asked();
-    assert!(asked.contains(&"pull web web:1 known sha256:1".into()), "the tag is not resolved again: {asked:?}");
+    assert!(
+        asked.contains(&"pull web web:1 known sha256:1".into()),
+        "the tag is not resolved again: {asked:?}"
+    );
     assert!(!asked.iter().any(|a| a.starts_with("start")), "{asked:?}");
     let c = s.container("a", "web");
     assert_eq!((&c["restartCount"], &c["ready"]), (&json!(1), &json!(true)));
-    assert_eq!(c["lastState"]["terminated"]["reason"], "ContainerStatusUnknown");
-    assert_eq!(s.status("j")["phase"], "Failed", "what must not restart has failed");
+    assert_eq!(
+        c["lastState"]["terminated"]["reason"],
+        "ContainerStatusUnknown"
+    );
+    assert_eq!(
+        s.status("j")["phase"],
+        "Failed",
+        "what must not restart has failed"
+    );
     assert_eq!(s.status("k")["phase"], "Succeeded");
 }
 
@@ -116,8 +142,19 @@ fn another_image_replaces_the_running_one() {
     let mut s = Story::new();
     s.pod("a", web());
     s.asked();
-    s.edit("a", |p| p["spec"]["containers"][0]["image"] = json!("web:2"));
-    assert_eq!(s.asked(), ["kill container web", "pull web web:2", "prepare web", "link web", "serve web on 8080"]);
+    s.edit("a", |p| {
+        p["spec"]["containers"][0]["image"] = json!("web:2")
+    });
+    assert_eq!(
+        s.asked(),
+        [
+            "kill container web",
+            "pull web web:2",
+            "prepare web",
+            "link web",
+            "serve web on 8080"
+        ]
+    );
     assert_eq!(s.container("a", "web")["imageID"], "web:2@sha256:1");
     assert_eq!(s.container("a", "web")["restartCount"], 1);
 }

@@ -14,11 +14,15 @@ pub(super) fn add(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 
 impl environment::Host for GuestState {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.shared.env.clone())
+        Ok(self.hooks.shared.env.clone())
     }
 
     fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
-        Ok(self.args.as_ref().unwrap_or(&self.shared.args).clone())
+        Ok(self
+            .args
+            .as_ref()
+            .unwrap_or(&self.hooks.shared.args)
+            .clone())
     }
 
     fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {

@@ -18,7 +18,7 @@ pub(super) fn add(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 }
 
 fn filesystem(state: &mut GuestState) -> WasiFilesystemCtxView<'_> {
-    let template = &state.shared.filesystem;
+    let template = &state.hooks.shared.filesystem;
     WasiFilesystemCtxView {
         ctx: state.filesystem.get_or_insert_with(|| template.clone()),
         table: &mut state.table,

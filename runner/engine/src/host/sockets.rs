@@ -26,7 +26,7 @@ pub(super) fn add(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 }
 
 fn sockets(state: &mut GuestState) -> WasiSocketsCtxView<'_> {
-    let template = &state.shared.sockets;
+    let template = &state.hooks.shared.sockets;
     WasiSocketsCtxView {
         ctx: state.sockets.get_or_insert_with(|| template.clone()),
         table: &mut state.table,

@@ -36,7 +36,7 @@ pub(super) fn add(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 
 impl GuestState {
     fn log_stream(&mut self, stream: Stream) -> wasmtime::Result<Resource<DynOutputStream>> {
-        let sink = self.log.as_ref().unwrap_or(&self.shared.log).clone();
+        let sink = self.log.as_ref().unwrap_or(&self.hooks.shared.log).clone();
         Ok(self
             .table
             .push(Box::new(LogStream { sink, stream }) as DynOutputStream)?)

@@ -36,6 +36,20 @@ fn a_service_answers_with_a_body_of_known_length() {
 }
 
 #[test]
+fn a_task_that_never_yields_gets_every_answer() {
+    on_one_thread(async {
+        // More calls than tokio's cooperative budget of one poll.
+        let replica = service(|_| {}).await;
+        for _ in 0..300 {
+            assert_eq!(
+                text(call(&replica, "/hello").await.unwrap()).await,
+                "Hello, world!\n"
+            );
+        }
+    });
+}
+
+#[test]
 fn the_rust_sample_answers() {
     on_one_thread(async {
         let replica = replica(&sample("hello"), |grants| {
@@ -64,6 +78,11 @@ fn a_request_without_a_host_is_answered_too() {
                 .status(),
             200
         );
+        let mut request = get("/hello");
+        let bad = http::HeaderValue::from_bytes(b"\xff").unwrap();
+        request.headers_mut().insert("host", bad);
+        let error = replica.call(CallContext::default(), request).await.err();
+        assert_eq!(error.unwrap().code(), "E_BAD_REQUEST");
     });
 }
 

@@ -12,7 +12,7 @@ pub fn component(wat: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(wat).unwrap();
     let mut resolve = Resolve::default();
     let (package, _) = resolve
-        .push_dir(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit")))
+        .push_dir(Path::new(crate::WIT_DIR))
         .unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
@@ -37,7 +37,8 @@ pub fn service() -> &'static [u8] {
     &SERVICE
 }
 
-const SERVICE_WAT: &str = r#"
+/// The source of [`service`].
+pub const SERVICE_WAT: &str = r#"
 (module
   (import "wasi:http/types@0.2.12" "[method]incoming-request.path-with-query" (func $path (param i32 i32)))
   (import "wasi:http/types@0.2.12" "[constructor]fields" (func $fields (result i32)))

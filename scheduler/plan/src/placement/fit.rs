@@ -61,11 +61,11 @@ impl Node {
     pub fn short_of(&self, needs: &Amounts) -> Vec<Reason> {
         let mut short = Vec::new();
         let lacks = |used: u64, more: u64, room: u64| used.saturating_add(more) > room;
-        // A pod that asks for nothing fits on a node that is full of what it does not ask for.
-        if needs.cpu_millis > 0 && lacks(self.used.cpu_millis, needs.cpu_millis, self.room.cpu_millis) {
+        // As apply counts it: a node that has shrunk below what it holds takes nothing more.
+        if lacks(self.used.cpu_millis, needs.cpu_millis, self.room.cpu_millis) {
             short.push(Reason::Insufficient("cpu"));
         }
-        if needs.memory_bytes > 0 && lacks(self.used.memory_bytes, needs.memory_bytes, self.room.memory_bytes) {
+        if lacks(self.used.memory_bytes, needs.memory_bytes, self.room.memory_bytes) {
             short.push(Reason::Insufficient("memory"));
         }
         if lacks(self.used.pods, needs.pods, self.room.pods) {

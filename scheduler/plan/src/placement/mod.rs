@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use coracle_api::{Amounts, Key, attrs, kinds};
+use coracle_api::{Amounts, attrs, kinds};
 use coracle_state::Obj;
 use serde_json::{Value, json};
 
@@ -90,13 +90,14 @@ struct Pass {
     /// Replicas by owner uid and node.
     mates: BTreeMap<String, BTreeMap<String, usize>>,
     shapes: BTreeMap<Shape, BinaryHeap<Reverse<Rank>>>,
+    failed: BTreeMap<Shape, Unplaceable>,
     given: BTreeSet<Ipv4Addr>,
 }
 
 impl Pass {
     fn new(plan: &Plan) -> Self {
         let nodes = plan.view.list("nodes", None).map(|n| Node::new(n, plan.view.used(&n.key.name))).collect();
-        Self { nodes, mates: BTreeMap::new(), shapes: BTreeMap::new(), given: BTreeSet::new() }
+        Self { nodes, mates: BTreeMap::new(), shapes: BTreeMap::new(), failed: BTreeMap::new(), given: BTreeSet::new() }
     }
 
     /// Finds a node and an address, and counts the pod there.
@@ -116,20 +117,23 @@ impl Pass {
             None => (0..self.nodes.len()).filter(|n| self.nodes[*n].refuses(&shape).is_none()).map(|n| Reverse(self.rank(&shape, n))).collect(),
         };
         let found = self.best(&shape, &mut heap);
-        self.shapes.insert(shape.clone(), heap);
-        let Some(node) = found else { return Err(Failure::Unplaceable(self.unplaceable(&shape))) };
-        let ip = self.address(plan, pod).ok_or(Failure::NoAddress)?;
-        self.given.insert(ip);
-        let name = self.nodes[node].name.clone();
-        self.nodes[node].fill(&shape.needs);
-        *self.mates.entry(shape.owner.clone()).or_default().entry(name).or_default() += 1;
-        if let Some(heap) = self.shapes.get(&shape).cloned() {
-            let rank = self.rank(&shape, node);
-            let mut heap = heap;
-            heap.push(Reverse(rank));
-            self.shapes.insert(shape, heap);
+        let address = self.address(plan, pod);
+        let placed = match (found, address) {
+            (None, _) => Err(Failure::Unplaceable(self.unplaceable(&shape))),
+            (Some(_), None) => Err(Failure::NoAddress),
+            (Some(node), Some(ip)) => {
+                self.given.insert(ip);
+                self.nodes[node].fill(&shape.needs);
+                let name = self.nodes[node].name.clone();
+                *self.mates.entry(shape.owner.clone()).or_default().entry(name).or_default() += 1;
+                Ok((node, ip))
+            }
+        };
+        if let Some(node) = found {
+            heap.push(Reverse(self.rank(&shape, node)));
         }
-        Ok((node, ip))
+        self.shapes.insert(shape, heap);
+        placed
     }
 
     /// Takes the best node that still has the room off the heap.
@@ -155,8 +159,11 @@ impl Pass {
         (mates, n.used_permille(), u64::from(u32::from_le_bytes([d[0], d[1], d[2], d[3]])), node)
     }
 
-    /// Every node's reasons.
-    fn unplaceable(&self, shape: &Shape) -> Unplaceable {
+    /// Every node's reasons; the same for every pod of a shape during a pass.
+    fn unplaceable(&mut self, shape: &Shape) -> Unplaceable {
+        if let Some(known) = self.failed.get(shape) {
+            return known.clone();
+        }
         let mut why = Unplaceable { nodes: self.nodes.len(), reasons: BTreeMap::new() };
         for node in &self.nodes {
             let reasons = match node.refuses(shape) {
@@ -167,6 +174,7 @@ impl Pass {
                 why.reasons.entry(reason).or_default().insert(node.name.clone());
             }
         }
+        self.failed.insert(shape.clone(), why.clone());
         why
     }
 

@@ -179,6 +179,11 @@ impl Journal for WalJournal {
 
     fn truncate(&self, index: u64, done: Done) -> io::Result<()> {
         let mut log = self.lock();
+        let last = log.log_state().last().map(|id| id.index);
+        if last.is_none_or(|last| index > last) {
+            let end = log.stat().open_chunk.global_end;
+            return self.sync(&mut log, end, done);
+        }
         let end = log.truncate(index)?.end().0;
         self.sync(&mut log, end, done)
     }

@@ -1,8 +1,10 @@
 //! Messages of core/v1 beside pods and volumes.
 
+use k8s_pb::api::core::v1;
+
 use super::value::{messages, put};
 
-messages! { k8s_pb::api::core::v1 {
+messages! { v1 {
     AttachedVolume { name => "name", device_path => "devicePath" }
     Binding { metadata => "metadata", target => "target" }
     ClientIpConfig { timeout_seconds => "timeoutSeconds" }

@@ -1,8 +1,18 @@
 //! Messages of meta/v1 and of the other API groups.
 
+use k8s_pb::api::apps::v1 as apps;
+use k8s_pb::api::authentication::v1 as authentication;
+use k8s_pb::api::authorization::v1 as authorization;
+use k8s_pb::api::autoscaling::v1 as autoscaling;
+use k8s_pb::api::coordination::v1 as coordination;
+use k8s_pb::api::discovery::v1 as discovery;
+use k8s_pb::api::networking::v1 as networking;
+use k8s_pb::api::policy::v1 as policy;
+use k8s_pb::apimachinery::pkg::apis::meta::v1 as meta;
+
 use super::value::{messages, put};
 
-messages! { k8s_pb::apimachinery::pkg::apis::meta::v1 {
+messages! { meta {
     Condition {
         r#type => "type", status => "status", observed_generation => "observedGeneration", last_transition_time => "lastTransitionTime",
         reason => "reason", message => "message",
@@ -32,7 +42,7 @@ messages! { k8s_pb::apimachinery::pkg::apis::meta::v1 {
     Preconditions { uid => "uid", resource_version => "resourceVersion" }
 } }
 
-messages! { k8s_pb::api::apps::v1 {
+messages! { apps {
     Deployment { metadata => "metadata", spec => "spec", status => "status" }
     DeploymentCondition {
         r#type => "type", status => "status", last_update_time => "lastUpdateTime", last_transition_time => "lastTransitionTime", reason => "reason",
@@ -61,7 +71,7 @@ messages! { k8s_pb::api::apps::v1 {
     RollingUpdateDeployment { max_unavailable => "maxUnavailable", max_surge => "maxSurge" }
 } }
 
-messages! { k8s_pb::api::networking::v1 {
+messages! { networking {
     HttpIngressPath { path => "path", path_type => "pathType", backend => "backend" }
     HttpIngressRuleValue { paths => "paths" }
     Ingress { metadata => "metadata", spec => "spec", status => "status" }
@@ -78,7 +88,7 @@ messages! { k8s_pb::api::networking::v1 {
     ServiceBackendPort { name => "name", number => "number" }
 } }
 
-messages! { k8s_pb::api::coordination::v1 {
+messages! { coordination {
     Lease { metadata => "metadata", spec => "spec" }
     LeaseSpec {
         holder_identity => "holderIdentity", lease_duration_seconds => "leaseDurationSeconds", acquire_time => "acquireTime",
@@ -86,7 +96,7 @@ messages! { k8s_pb::api::coordination::v1 {
     }
 } }
 
-messages! { k8s_pb::api::discovery::v1 {
+messages! { discovery {
     Endpoint {
         addresses => "addresses", conditions => "conditions", hostname => "hostname", target_ref => "targetRef",
         deprecated_topology => "deprecatedTopology", node_name => "nodeName", zone => "zone", hints => "hints",
@@ -99,17 +109,17 @@ messages! { k8s_pb::api::discovery::v1 {
     ForZone { name => "name" }
 } }
 
-messages! { k8s_pb::api::policy::v1 {
+messages! { policy {
     Eviction { metadata => "metadata", delete_options => "deleteOptions" }
 } }
 
-messages! { k8s_pb::api::autoscaling::v1 {
+messages! { autoscaling {
     Scale { metadata => "metadata", spec => "spec", status => "status" }
     ScaleSpec { replicas => "replicas" }
     ScaleStatus { replicas => "replicas", selector => "selector" }
 } }
 
-messages! { k8s_pb::api::authorization::v1 {
+messages! { authorization {
     FieldSelectorAttributes { raw_selector => "rawSelector", requirements => "requirements" }
     LabelSelectorAttributes { raw_selector => "rawSelector", requirements => "requirements" }
     NonResourceAttributes { path => "path", verb => "verb" }
@@ -122,7 +132,7 @@ messages! { k8s_pb::api::authorization::v1 {
     SubjectAccessReviewStatus { allowed => "allowed", denied => "denied", reason => "reason", evaluation_error => "evaluationError" }
 } }
 
-messages! { k8s_pb::api::authentication::v1 {
+messages! { authentication {
     SelfSubjectReview { metadata => "metadata", status => "status" }
     SelfSubjectReviewStatus { user_info => "userInfo" }
     UserInfo { username => "username", uid => "uid", groups => "groups", extra => "extra" }

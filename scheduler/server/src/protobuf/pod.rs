@@ -1,8 +1,10 @@
 //! Messages of core/v1 that make up a Pod: field name in the generated struct, name in JSON ("" = inlined).
 
+use k8s_pb::api::core::v1;
+
 use super::value::{messages, put};
 
-messages! { k8s_pb::api::core::v1 {
+messages! { v1 {
     Affinity { node_affinity => "nodeAffinity", pod_affinity => "podAffinity", pod_anti_affinity => "podAntiAffinity" }
     AppArmorProfile { r#type => "type", localhost_profile => "localhostProfile" }
     Capabilities { add => "add", drop => "drop" }

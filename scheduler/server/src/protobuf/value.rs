@@ -217,8 +217,8 @@ pub fn put(into: &mut Map<String, Value>, name: &str, field: &impl Field) {
 
 /// Implements [`Message`] for generated structs of one module.
 macro_rules! messages {
-    ($($module:ident)::+ { $($name:ident { $($field:ident => $json:literal),* $(,)? })* }) => {
-        $(impl super::value::Message for $($module)::+::$name {
+    ($module:ident { $($name:ident { $($field:ident => $json:literal),* $(,)? })* }) => {
+        $(impl super::value::Message for $module::$name {
             fn fields(&self) -> serde_json::Map<String, serde_json::Value> {
                 let mut map = serde_json::Map::new();
                 $(put(&mut map, $json, &self.$field);)*

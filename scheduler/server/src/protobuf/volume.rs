@@ -1,8 +1,10 @@
 //! Messages of core/v1 that are volume sources and projections.
 
+use k8s_pb::api::core::v1;
+
 use super::value::{messages, put};
 
-messages! { k8s_pb::api::core::v1 {
+messages! { v1 {
     AwsElasticBlockStoreVolumeSource { volume_id => "volumeID", fs_type => "fsType", partition => "partition", read_only => "readOnly" }
     AzureDiskVolumeSource {
         disk_name => "diskName", disk_uri => "diskURI", caching_mode => "cachingMode", fs_type => "fsType", read_only => "readOnly", kind => "kind",

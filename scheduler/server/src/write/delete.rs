@@ -232,9 +232,10 @@ pub async fn collection(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer
     let objects = Selection::of(call)?.objects(&view, call.kind.table);
     let revision = view.revision;
     drop(view);
-    stream::iter(&objects)
-        .map(|obj| async {
-            match delete(ctx, call.kind, &obj.key, &options).await {
+    let (kind, options) = (call.kind, &options);
+    stream::iter(objects.clone())
+        .map(|obj| async move {
+            match delete(ctx, kind, &obj.key, options).await {
                 // Somebody else was faster: gone is what was asked for.
                 Ok(_) => Ok(()),
                 Err(e) if e.code == 404 => Ok(()),

@@ -115,7 +115,6 @@ pub fn update(kind: &Kind, part: Part, live: &Value, mut wanted: Value) -> Resul
         let generation = meta::generation(live) + 1;
         meta::metadata(&mut new).insert("generation".into(), json!(generation));
     }
-    let _ = now;
     Ok(new)
 }
 

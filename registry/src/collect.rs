@@ -1,0 +1,223 @@
+//! The collector: [`crate::garbage`] decides, this removes, while pushes go on.
+//!
+//! Every removal is one batch whose preconditions repeat what the decision relied on, made under the digest's guard and
+//! after a look at the promises. A push that came in between has touched a row, so the batch fails and the thing stays.
+//! The file goes after its row: a crash in between leaves a file without a row, which the last pass finds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::garbage;
+use crate::meta::{Change, MetaError, Precondition, Row, Write};
+use crate::name::Name;
+use crate::registry::{PAGE_ROWS, Registry};
+use crate::rows::{self, BLOBS, BlobRow, LINKS, LinkRow, MANIFESTS, ManifestRow, REPOSITORIES};
+
+/// How often a repository that is pushed to meanwhile is looked at again in one run; the next run is soon enough.
+const ROUNDS_MAX: usize = 3;
+
+/// What one run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Blob links removed from repositories.
+    pub links_removed: usize,
+    /// Blobs removed from the store.
+    pub blobs_removed: usize,
+    /// Their length in bytes.
+    pub bytes_removed: u64,
+    /// Things left because a client was told that they are there.
+    pub promised: usize,
+    /// Things left because somebody pushed meanwhile.
+    pub conflicts: usize,
+}
+
+impl Registry {
+    /// One run. Safe at any time and beside any push; runs of one registry come one after another. To be called now and
+    /// then (every few minutes).
+    pub async fn collect(&self, now: Timestamp) -> Result<Report, Error> {
+        let _one = self.collecting.lock().await;
+        let mut report = Report::default();
+        self.collect_links(now, &mut report).await?;
+        self.collect_blobs(now, &mut report).await?;
+        self.collect_files(now, &mut report).await?;
+        self.counters.blobs_collected.add(report.blobs_removed as u64);
+        if report.links_removed + report.blobs_removed > 0 {
+            tracing::info!(
+                links = report.links_removed,
+                blobs = report.blobs_removed,
+                bytes = report.bytes_removed,
+                "garbage collected"
+            );
+        }
+        Ok(report)
+    }
+
+    /// Repository by repository.
+    async fn collect_links(&self, now: Timestamp, report: &mut Report) -> Result<(), Error> {
+        let mut after: Option<String> = None;
+        loop {
+            let next = self.meta.list(LINKS, "", after.as_deref(), 1).await?;
+            let Some((key, _)) = next.first() else {
+                return Ok(());
+            };
+            let Some((name, _)) = rows::parse_link_key(key) else {
+                return Err(Error::internal(format!("the row key {key} is not a link")));
+            };
+            for _ in 0..ROUNDS_MAX {
+                if self.collect_links_of(&name, now, report).await? {
+                    break;
+                }
+            }
+            // '~' sorts after every digest, so this is past the repository's last link.
+            after = Some(format!("{}~", rows::link_prefix(&name)));
+        }
+    }
+
+    /// `false` if somebody pushed to the repository meanwhile.
+    async fn collect_links_of(
+        &self,
+        name: &Name,
+        now: Timestamp,
+        report: &mut Report,
+    ) -> Result<bool, Error> {
+        // First the row that every manifest push touches, then what is decided upon.
+        let repository = self.meta.get(REPOSITORIES, name.as_str()).await?;
+        let prefix = rows::link_prefix(name);
+        let (links, versions) = self.decoded::<LinkRow>(LINKS, &prefix).await?;
+        let (manifests, _) = self.decoded::<ManifestRow>(MANIFESTS, &prefix).await?;
+        let age_ms = self.limits.garbage_age_ms;
+        for digest in garbage::unneeded_links(&links, &manifests, now, age_ms) {
+            let _guard = self.guard(digest).write().await;
+            if self.leases.holds(digest, now) {
+                report.promised += 1;
+                continue;
+            }
+            let version = rows::as_read(versions.get(digest));
+            let mut writes = self.unlink_rows(name, digest, version)?;
+            writes.push(rows::unchanged(
+                REPOSITORIES,
+                name.to_string(),
+                repository.as_ref(),
+            ));
+            match self.meta.batch(writes).await {
+                Ok(()) => report.links_removed += 1,
+                Err(MetaError::Conflict { .. }) => {
+                    report.conflicts += 1;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Rows under a link prefix (or all) by digest, with their versions.
+    async fn decoded<T: serde::de::DeserializeOwned>(
+        &self,
+        table: &'static str,
+        prefix: &str,
+    ) -> Result<(BTreeMap<Digest, T>, BTreeMap<Digest, Row>), Error> {
+        let mut values = BTreeMap::new();
+        let mut versions = BTreeMap::new();
+        for (key, row) in self.rows(table, prefix).await? {
+            let digest: Digest = key[prefix.len()..].parse()?;
+            values.insert(digest.clone(), rows::decode(&row)?);
+            versions.insert(digest, row);
+        }
+        Ok((values, versions))
+    }
+
+    /// Blobs nobody links. The blob rows are read before the links: a link made after touches its blob's row.
+    async fn collect_blobs(&self, now: Timestamp, report: &mut Report) -> Result<(), Error> {
+        let (blobs, versions) = self.decoded::<BlobRow>(BLOBS, "").await?;
+        let mut held = BTreeSet::new();
+        for table in [LINKS, MANIFESTS] {
+            let mut after: Option<String> = None;
+            loop {
+                let page = self
+                    .meta
+                    .list(table, "", after.as_deref(), PAGE_ROWS)
+                    .await?;
+                held.extend(
+                    page.iter()
+                        .filter_map(|(key, _)| rows::parse_link_key(key))
+                        .map(|(_, digest)| digest),
+                );
+                if page.len() < PAGE_ROWS {
+                    break;
+                }
+                after = page.last().map(|(key, _)| key.clone());
+            }
+        }
+        for digest in garbage::unheld_blobs(&blobs, &held, now, self.limits.garbage_age_ms) {
+            let gone = rows::delete(
+                BLOBS,
+                digest.to_string(),
+                rows::as_read(versions.get(digest)),
+            );
+            let size = blobs.get(digest).map_or(0, |blob| blob.size);
+            self.remove_blob(digest, size, gone, now, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Files without a row: what a crash or a failed batch left.
+    async fn collect_files(&self, now: Timestamp, report: &mut Report) -> Result<(), Error> {
+        let age_ms = self.limits.garbage_age_ms;
+        let mut after: Option<Digest> = None;
+        loop {
+            let page = self.blobs.list(after.as_ref(), PAGE_ROWS).await?;
+            for stored in &page {
+                let key = stored.digest.to_string();
+                let young = !garbage::is_old(stored.modified, now, age_ms);
+                if young || self.meta.get(BLOBS, &key).await?.is_some() {
+                    continue;
+                }
+                let absent = Write {
+                    table: BLOBS,
+                    key,
+                    precondition: Precondition::Absent,
+                    change: Change::Keep,
+                };
+                self.remove_blob(&stored.digest, stored.size, absent, now, report)
+                    .await?;
+            }
+            if page.len() < PAGE_ROWS {
+                return Ok(());
+            }
+            after = page.last().map(|stored| stored.digest.clone());
+        }
+    }
+
+    /// Removes a blob's row and then its bytes, unless somebody needs it by now.
+    async fn remove_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        row: Write,
+        now: Timestamp,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let _guard = self.guard(digest).write().await;
+        if self.leases.holds(digest, now) {
+            report.promised += 1;
+            return Ok(());
+        }
+        match self.meta.batch(vec![row]).await {
+            Ok(()) => {}
+            Err(MetaError::Conflict { .. }) => {
+                report.conflicts += 1;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if self.blobs.remove(digest).await? {
+            report.blobs_removed += 1;
+            report.bytes_removed += size;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! `/v2/NAME/blobs/DIGEST`, and the streaming that manifests share.
+
+use std::ops::Range;
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderName, Method, StatusCode, header};
+
+use super::{CONTENT_DIGEST, Call, empty, set};
+use crate::blobs::Opened;
+use crate::digest::Digest;
+use crate::error::{Code, Error};
+use crate::name::Name;
+use crate::range::{self, Wanted};
+
+pub(super) async fn read(call: &Call<'_>, name: &Name, digest: &Digest) -> Result<Response, Error> {
+    let opened = if call.parts.method == Method::HEAD {
+        call.registry.promise_blob(name, digest).await?
+    } else {
+        call.registry.blob(name, digest).await?
+    };
+    send(call, digest, "application/octet-stream", opened)
+}
+
+pub(super) async fn delete(
+    call: &Call<'_>,
+    name: &Name,
+    digest: &Digest,
+) -> Result<Response, Error> {
+    call.registry.delete_blob(name, digest).await?;
+    Ok(empty(StatusCode::ACCEPTED, &[]))
+}
+
+/// Sends stored bytes: whole, in part, or not at all if the client has them.
+pub(super) fn send(
+    call: &Call<'_>,
+    digest: &Digest,
+    media_type: &str,
+    opened: Opened,
+) -> Result<Response, Error> {
+    let size = opened.size;
+    let etag = format!("\"{digest}\"");
+    let mut headers: Vec<(HeaderName, String)> = vec![
+        (CONTENT_DIGEST, digest.to_string()),
+        (header::ETAG, etag.clone()),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
+    ];
+    if matches_etag(call.header(header::IF_NONE_MATCH), &etag) {
+        let mut response = empty(StatusCode::NOT_MODIFIED, &headers);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        return Ok(response);
+    }
+    headers.push((header::CONTENT_TYPE, media_type.to_owned()));
+    // Content never changes under a digest, so only an If-Range for something else matters.
+    let same = call
+        .header(header::IF_RANGE)
+        .is_none_or(|text| text.trim() == etag);
+    let asked = call.header(header::RANGE).filter(|_| same);
+    let (status, part): (StatusCode, Range<u64>) = match range::wanted(asked, size) {
+        Wanted::Whole => (StatusCode::OK, 0..size),
+        Wanted::Part(part) => {
+            headers.push((
+                header::CONTENT_RANGE,
+                format!("bytes {}-{}/{size}", part.start, part.end - 1),
+            ));
+            (StatusCode::PARTIAL_CONTENT, part)
+        }
+        Wanted::Unsatisfiable => {
+            return Err(Error::new(
+                Code::SizeInvalid,
+                format!("the range lies outside the {size} bytes there are"),
+            )
+            .status(StatusCode::RANGE_NOT_SATISFIABLE)
+            .header(header::CONTENT_RANGE, &format!("bytes */{size}")));
+        }
+    };
+    let length = part.end - part.start;
+    headers.push((header::CONTENT_LENGTH, length.to_string()));
+    let body = if call.parts.method == Method::HEAD || length == 0 {
+        Body::empty()
+    } else {
+        call.registry.counters.sent_bytes.add(length);
+        Body::from_stream((opened.body)(part))
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    set(response.headers_mut(), &headers);
+    Ok(response)
+}
+
+/// Does an `If-None-Match` name this content?
+fn matches_etag(header: Option<&str>, etag: &str) -> bool {
+    header.is_some_and(|list| {
+        list.split(',')
+            .map(str::trim)
+            .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
+    })
+}

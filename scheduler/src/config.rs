@@ -1,0 +1,57 @@
+//! How to start a scheduler.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use coracle_raft::{Fatal, Limits};
+use jiff::Timestamp;
+
+/// What a scheduler is started with. [`SchedulerConfig::new`] has the defaults of DESIGN section 7.
+#[derive(Clone)]
+pub struct SchedulerConfig {
+    /// The data directory; made if it is not there.
+    pub data_dir: PathBuf,
+    /// This node's name; `None`: the one kept in `DATA/identity`, at first the host name and four hex digits.
+    pub name: Option<String>,
+    /// Where the API listens (TLS). Port 0 takes a free one and keeps it.
+    pub api_addr: SocketAddr,
+    /// Where the registry listens without TLS; `None`: only under the API.
+    pub registry_addr: Option<SocketAddr>,
+    /// Allows `registry_addr` on an address that others can reach. There is no authentication there.
+    pub insecure_registry: bool,
+    /// Host name or IP that others reach the API at; `None`: the listening address (127.0.0.1 for a wildcard).
+    pub advertise: Option<String>,
+    /// Addresses shown in the status of Ingresses.
+    pub ingress_addresses: Vec<String>,
+    /// How long a node counts as alive after its Lease was renewed, in ms, where the Lease does not say.
+    pub node_lease_ms: i64,
+    /// Product version for `/version`.
+    pub version: String,
+    /// The clock for everything stored.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Log and snapshot sizes.
+    pub limits: Limits,
+    /// What ends the process when consensus or its storage cannot go on.
+    pub fatal: Fatal,
+}
+
+impl SchedulerConfig {
+    /// Defaults: loopback, API 6443, registry 5000, system clock, abort on fatal errors.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            name: None,
+            api_addr: (Ipv4Addr::LOCALHOST, 6443).into(),
+            registry_addr: Some((Ipv4Addr::LOCALHOST, 5000).into()),
+            insecure_registry: false,
+            advertise: None,
+            ingress_addresses: Vec::new(),
+            node_lease_ms: coracle_plan::Settings::default().node_lease_ms,
+            version: env!("CARGO_PKG_VERSION").into(),
+            clock: Arc::new(Timestamp::now),
+            limits: Limits::default(),
+            fatal: Fatal::abort(),
+        }
+    }
+}
