@@ -64,9 +64,19 @@ impl Attrs {
             labels: meta::labels(object),
             owners,
             deleting: !meta::text(object, "deletionTimestamp").is_empty(),
-            node_name: if table == "pods" { object["spec"]["nodeName"].as_str().unwrap_or_default().into() } else { String::new() },
+            node_name: if table == "pods" {
+                object["spec"]["nodeName"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .into()
+            } else {
+                String::new()
+            },
             allocatable: (table == "nodes").then(|| amounts(&object["status"]["allocatable"])),
-            fields: selectable(table).iter().filter_map(|(name, path)| Some((*name, lookup(object, path)?))).collect(),
+            fields: selectable(table)
+                .iter()
+                .filter_map(|(name, path)| Some((*name, lookup(object, path)?)))
+                .collect(),
         }
     }
 
@@ -102,26 +112,46 @@ fn selectable(table: &str) -> &'static [(&'static str, &'static str)] {
             ("involvedObject.name", "involvedObject.name"),
             ("involvedObject.uid", "involvedObject.uid"),
             ("involvedObject.apiVersion", "involvedObject.apiVersion"),
-            ("involvedObject.resourceVersion", "involvedObject.resourceVersion"),
+            (
+                "involvedObject.resourceVersion",
+                "involvedObject.resourceVersion",
+            ),
             ("involvedObject.fieldPath", "involvedObject.fieldPath"),
             ("reason", "reason"),
             ("reportingComponent", "reportingComponent"),
             ("source", "source.component"),
             ("type", "type"),
         ],
-        "nodes" => &[("metadata.name", "metadata.name"), ("spec.unschedulable", "spec.unschedulable")],
-        "namespaces" => &[("metadata.name", "metadata.name"), ("status.phase", "status.phase")],
-        "secrets" => &[("metadata.name", "metadata.name"), ("metadata.namespace", "metadata.namespace"), ("type", "type")],
-        "replicasets.apps" | "replicationcontrollers" => {
-            &[("metadata.name", "metadata.name"), ("metadata.namespace", "metadata.namespace"), ("status.replicas", "status.replicas")]
-        }
-        _ => &[("metadata.name", "metadata.name"), ("metadata.namespace", "metadata.namespace")],
+        "nodes" => &[
+            ("metadata.name", "metadata.name"),
+            ("spec.unschedulable", "spec.unschedulable"),
+        ],
+        "namespaces" => &[
+            ("metadata.name", "metadata.name"),
+            ("status.phase", "status.phase"),
+        ],
+        "secrets" => &[
+            ("metadata.name", "metadata.name"),
+            ("metadata.namespace", "metadata.namespace"),
+            ("type", "type"),
+        ],
+        "replicasets.apps" | "replicationcontrollers" => &[
+            ("metadata.name", "metadata.name"),
+            ("metadata.namespace", "metadata.namespace"),
+            ("status.replicas", "status.replicas"),
+        ],
+        _ => &[
+            ("metadata.name", "metadata.name"),
+            ("metadata.namespace", "metadata.namespace"),
+        ],
     }
 }
 
 /// Whether a field selector may name this field on this kind.
 pub fn field_supported(kind: &Kind, field: &str) -> bool {
-    selectable(kind.table).iter().any(|(name, _)| *name == field)
+    selectable(kind.table)
+        .iter()
+        .any(|(name, _)| *name == field)
 }
 
 fn lookup(object: &Value, path: &str) -> Option<String> {
@@ -153,18 +183,35 @@ pub fn amounts(resources: &Value) -> Amounts {
 
 /// What a pod asks of a node: the sum over containers of requests (limits where a request is missing), one pod.
 pub fn pod_amounts(pod: &Value) -> Amounts {
-    let mut sum = Amounts { pods: 1, ..Amounts::default() };
+    let mut sum = Amounts {
+        pods: 1,
+        ..Amounts::default()
+    };
     for c in pod["spec"]["containers"].as_array().into_iter().flatten() {
-        let (requests, limits) = (amounts(&c["resources"]["requests"]), amounts(&c["resources"]["limits"]));
-        sum.cpu_millis += if c["resources"]["requests"]["cpu"].is_null() { limits.cpu_millis } else { requests.cpu_millis };
-        sum.memory_bytes += if c["resources"]["requests"]["memory"].is_null() { limits.memory_bytes } else { requests.memory_bytes };
+        let (requests, limits) = (
+            amounts(&c["resources"]["requests"]),
+            amounts(&c["resources"]["limits"]),
+        );
+        sum.cpu_millis += if c["resources"]["requests"]["cpu"].is_null() {
+            limits.cpu_millis
+        } else {
+            requests.cpu_millis
+        };
+        sum.memory_bytes += if c["resources"]["requests"]["memory"].is_null() {
+            limits.memory_bytes
+        } else {
+            requests.memory_bytes
+        };
     }
     sum
 }
 
 /// Whether a pod has ended and holds nothing on its node any more.
 pub fn pod_ended(pod: &Value) -> bool {
-    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+    matches!(
+        pod["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed")
+    )
 }
 
 /// Claims of a pod: its room on the node and its address, while it is bound and has not ended.
@@ -173,9 +220,15 @@ pub fn pod_claims(pod: &Value) -> Vec<Claim> {
     if node.is_empty() || pod_ended(pod) {
         return Vec::new();
     }
-    let mut claims = vec![Claim::Node { node: node.into(), amounts: pod_amounts(pod) }];
+    let mut claims = vec![Claim::Node {
+        node: node.into(),
+        amounts: pod_amounts(pod),
+    }];
     if let Some(ip) = pod["status"]["podIP"].as_str().filter(|ip| !ip.is_empty()) {
-        claims.push(Claim::Unique { space: "podIP".into(), value: ip.into() });
+        claims.push(Claim::Unique {
+            space: "podIP".into(),
+            value: ip.into(),
+        });
     }
     claims
 }
@@ -183,13 +236,22 @@ pub fn pod_claims(pod: &Value) -> Vec<Claim> {
 /// Claims of a Service: its cluster address and node ports.
 pub fn service_claims(service: &Value) -> Vec<Claim> {
     let mut claims = Vec::new();
-    if let Some(ip) = service["spec"]["clusterIP"].as_str().filter(|ip| !ip.is_empty() && *ip != "None") {
-        claims.push(Claim::Unique { space: "clusterIP".into(), value: ip.into() });
+    if let Some(ip) = service["spec"]["clusterIP"]
+        .as_str()
+        .filter(|ip| !ip.is_empty() && *ip != "None")
+    {
+        claims.push(Claim::Unique {
+            space: "clusterIP".into(),
+            value: ip.into(),
+        });
     }
     for port in service["spec"]["ports"].as_array().into_iter().flatten() {
         if let Some(n) = port["nodePort"].as_u64().filter(|n| *n > 0) {
             let protocol = port["protocol"].as_str().unwrap_or("TCP");
-            claims.push(Claim::Unique { space: "nodePort".into(), value: format!("{protocol}/{n}") });
+            claims.push(Claim::Unique {
+                space: "nodePort".into(),
+                value: format!("{protocol}/{n}"),
+            });
         }
     }
     claims

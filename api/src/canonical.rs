@@ -43,7 +43,9 @@ fn write(v: &Value, out: &mut Vec<u8>, path: u8) {
             }
             out.push(b']');
         }
-        scalar => serde_json::to_writer(&mut *out, scalar).expect("a scalar serialises into memory"),
+        scalar => {
+            serde_json::to_writer(&mut *out, scalar).expect("a scalar serialises into memory")
+        }
     }
 }
 
@@ -58,7 +60,11 @@ pub fn metadata_at(bytes: &[u8]) -> Option<usize> {
                 while i < bytes.len() && bytes[i] != b'"' {
                     i += if bytes[i] == b'\\' { 2 } else { 1 };
                 }
-                if depth == 1 && i < bytes.len() && &bytes[start..i] == b"metadata" && bytes[i + 1..].starts_with(b":{") {
+                if depth == 1
+                    && i < bytes.len()
+                    && &bytes[start..i] == b"metadata"
+                    && bytes[i + 1..].starts_with(b":{")
+                {
                     return Some(i + 3);
                 }
             }
@@ -73,7 +79,9 @@ pub fn metadata_at(bytes: &[u8]) -> Option<usize> {
 
 /// Wire bytes: the stored bytes with `metadata.resourceVersion` spliced in.
 pub fn with_revision(bytes: &Bytes, revision: u64) -> Bytes {
-    let Some(at) = metadata_at(bytes) else { return bytes.clone() };
+    let Some(at) = metadata_at(bytes) else {
+        return bytes.clone();
+    };
     let mut out = BytesMut::with_capacity(bytes.len() + 48);
     out.put_slice(&bytes[..at]);
     out.put_slice(format!("\"resourceVersion\":\"{revision}\"").as_bytes());

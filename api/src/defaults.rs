@@ -30,7 +30,10 @@ pub fn apply(kind: &Kind, object: &mut Value) {
 
 /// Sets a field that is absent, null or "" (Kubernetes reads an empty string as unset).
 fn set(map: &mut Map<String, Value>, field: &str, value: Value) {
-    if map.get(field).is_none_or(|v| v.is_null() || (*v == "" && value != "")) {
+    if map
+        .get(field)
+        .is_none_or(|v| v.is_null() || (*v == "" && value != ""))
+    {
         map.insert(field.into(), value);
     }
 }
@@ -42,16 +45,28 @@ fn part<'a>(map: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Map<
 }
 
 /// A field as a map if it is there.
-fn existing<'a>(map: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Map<String, Value>> {
+fn existing<'a>(
+    map: &'a mut Map<String, Value>,
+    field: &str,
+) -> Option<&'a mut Map<String, Value>> {
     map.get_mut(field)?.as_object_mut()
 }
 
-fn each<'a>(map: &'a mut Map<String, Value>, field: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> + use<'a> {
-    map.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
+fn each<'a>(
+    map: &'a mut Map<String, Value>,
+    field: &str,
+) -> impl Iterator<Item = &'a mut Map<String, Value>> + use<'a> {
+    map.get_mut(field)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
 }
 
 fn top(object: &mut Value) -> &mut Map<String, Value> {
-    object.as_object_mut().expect("apply() looked: it is an object")
+    object
+        .as_object_mut()
+        .expect("apply() looked: it is an object")
 }
 
 fn namespace(object: &mut Value) {
@@ -95,8 +110,12 @@ fn pod(object: &mut Value) {
 }
 
 fn limits_as_requests(container: &mut Map<String, Value>) {
-    let Some(resources) = existing(container, "resources") else { return };
-    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let Some(resources) = existing(container, "resources") else {
+        return;
+    };
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else {
+        return;
+    };
     if let Some(requests) = part(resources, "requests") {
         for (name, limit) in limits {
             set(requests, &name, limit);
@@ -169,7 +188,8 @@ fn container(c: &mut Map<String, Value>) {
         }
     }
     for env in each(c, "env") {
-        if let Some(field) = existing(env, "valueFrom").and_then(|from| existing(from, "fieldRef")) {
+        if let Some(field) = existing(env, "valueFrom").and_then(|from| existing(from, "fieldRef"))
+        {
             set(field, "apiVersion", json!("v1"));
         }
     }
@@ -231,12 +251,22 @@ fn workload(object: &mut Value) {
 }
 
 fn replication_controller(object: &mut Value) {
-    let labels = object["spec"]["template"]["metadata"]["labels"].as_object().filter(|l| !l.is_empty()).cloned();
+    let labels = object["spec"]["template"]["metadata"]["labels"]
+        .as_object()
+        .filter(|l| !l.is_empty())
+        .cloned();
     if let (Some(labels), Some(spec)) = (labels, part(top(object), "spec")) {
-        if spec.get("selector").and_then(Value::as_object).is_none_or(Map::is_empty) {
+        if spec
+            .get("selector")
+            .and_then(Value::as_object)
+            .is_none_or(Map::is_empty)
+        {
             spec.insert("selector".into(), Value::Object(labels.clone()));
         }
-        if object["metadata"]["labels"].as_object().is_none_or(Map::is_empty) {
+        if object["metadata"]["labels"]
+            .as_object()
+            .is_none_or(Map::is_empty)
+        {
             meta::metadata(object).insert("labels".into(), Value::Object(labels));
         }
     }
@@ -245,7 +275,9 @@ fn replication_controller(object: &mut Value) {
 
 fn deployment(object: &mut Value) {
     workload(object);
-    let Some(spec) = part(top(object), "spec") else { return };
+    let Some(spec) = part(top(object), "spec") else {
+        return;
+    };
     set(spec, "revisionHistoryLimit", json!(10));
     set(spec, "progressDeadlineSeconds", json!(600));
     if let Some(strategy) = part(spec, "strategy") {
@@ -260,7 +292,9 @@ fn deployment(object: &mut Value) {
 }
 
 fn service(object: &mut Value) {
-    let Some(spec) = part(top(object), "spec") else { return };
+    let Some(spec) = part(top(object), "spec") else {
+        return;
+    };
     set(spec, "type", json!("ClusterIP"));
     set(spec, "sessionAffinity", json!("None"));
     if spec["sessionAffinity"] == "ClientIP"
@@ -284,12 +318,19 @@ fn service(object: &mut Value) {
     for port in each(spec, "ports") {
         set(port, "protocol", json!("TCP"));
         let number = port.get("port").cloned().unwrap_or_default();
-        let unset = port.get("targetPort").is_none_or(|t| t.is_null() || *t == 0 || *t == "");
+        let unset = port
+            .get("targetPort")
+            .is_none_or(|t| t.is_null() || *t == 0 || *t == "");
         if unset && number.is_number() {
             port.insert("targetPort".into(), number);
         }
     }
-    if let Some(ip) = spec.get("clusterIP").and_then(Value::as_str).filter(|ip| !ip.is_empty()).map(str::to_string) {
+    if let Some(ip) = spec
+        .get("clusterIP")
+        .and_then(Value::as_str)
+        .filter(|ip| !ip.is_empty())
+        .map(str::to_string)
+    {
         let list = json!([if headless { "None" } else { ip.as_str() }]);
         set(spec, "clusterIPs", list);
     }
@@ -305,7 +346,8 @@ fn secret(object: &mut Value) {
         && let Some(data) = part(map, "data")
     {
         for (key, text) in plain {
-            let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
+            let encoded =
+                base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
             data.insert(key, json!(encoded));
         }
     }
@@ -330,10 +372,15 @@ fn event(object: &mut Value) {
     let map = top(object);
     set(map, "type", json!("Normal"));
     set(map, "source", json!({}));
-    let namespace = map.get("metadata").map(|m| m["namespace"].clone()).unwrap_or_default();
+    let namespace = map
+        .get("metadata")
+        .map(|m| m["namespace"].clone())
+        .unwrap_or_default();
     if namespace.is_string()
         && let Some(involved) = part(map, "involvedObject")
-        && involved.get("kind").is_some_and(|k| k != "Node" && k != "Namespace")
+        && involved
+            .get("kind")
+            .is_some_and(|k| k != "Node" && k != "Namespace")
     {
         set(involved, "namespace", namespace);
     }
@@ -349,15 +396,21 @@ mod tests {
         let once = object.clone();
         apply(kind, &mut object);
         assert_eq!(object, once, "defaults twice are defaults once");
-        assert_eq!(crate::schema::check(kind, &object), crate::schema::Problems::default());
+        assert_eq!(
+            crate::schema::check(kind, &object),
+            crate::schema::Problems::default()
+        );
         object
     }
 
     #[test]
     fn a_pod_gets_what_kubernetes_gives_it() {
-        let pod = with_defaults("po", json!({"metadata": {"name": "a"}, "spec": {"volumes": [{"name": "v"}, {"name": "c", "configMap": {"name": "x"}}],
+        let pod = with_defaults(
+            "po",
+            json!({"metadata": {"name": "a"}, "spec": {"volumes": [{"name": "v"}, {"name": "c", "configMap": {"name": "x"}}],
             "containers": [{"name": "a", "image": "hello", "ports": [{"containerPort": 80}], "resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "250m"}},
-            "readinessProbe": {"httpGet": {"port": 80}}}]}}));
+            "readinessProbe": {"httpGet": {"port": 80}}}]}}),
+        );
         assert_eq!(pod["status"]["phase"], "Pending");
         let spec = &pod["spec"];
         for (field, want) in [
@@ -374,9 +427,18 @@ mod tests {
         let c = &spec["containers"][0];
         assert_eq!(c["imagePullPolicy"], "Always");
         assert_eq!(c["ports"][0]["protocol"], "TCP");
-        assert_eq!(c["resources"]["requests"], json!({"cpu": "250m", "memory": "1Gi"}));
-        assert_eq!(c["readinessProbe"], json!({"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3}));
-        assert_eq!(spec["volumes"], json!([{"name": "v", "emptyDir": {}}, {"name": "c", "configMap": {"name": "x", "defaultMode": 420}}]));
+        assert_eq!(
+            c["resources"]["requests"],
+            json!({"cpu": "250m", "memory": "1Gi"})
+        );
+        assert_eq!(
+            c["readinessProbe"],
+            json!({"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3})
+        );
+        assert_eq!(
+            spec["volumes"],
+            json!([{"name": "v", "emptyDir": {}}, {"name": "c", "configMap": {"name": "x", "defaultMode": 420}}])
+        );
     }
 
     #[test]
@@ -399,23 +461,63 @@ mod tests {
         let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "x:1"}]}});
         let d = with_defaults("deploy", json!({"spec": {"template": template}}));
         assert_eq!(d["spec"]["replicas"], 1);
-        assert_eq!(d["spec"]["strategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}));
-        assert_eq!((&d["spec"]["revisionHistoryLimit"], &d["spec"]["progressDeadlineSeconds"]), (&json!(10), &json!(600)));
+        assert_eq!(
+            d["spec"]["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
+        );
+        assert_eq!(
+            (
+                &d["spec"]["revisionHistoryLimit"],
+                &d["spec"]["progressDeadlineSeconds"]
+            ),
+            (&json!(10), &json!(600))
+        );
         assert_eq!(d["spec"]["template"]["spec"]["restartPolicy"], "Always");
-        let d = with_defaults("deploy", json!({"spec": {"replicas": 0, "strategy": {"type": "Recreate"}}}));
-        assert_eq!((&d["spec"]["replicas"], &d["spec"]["strategy"]), (&json!(0), &json!({"type": "Recreate"})));
+        let d = with_defaults(
+            "deploy",
+            json!({"spec": {"replicas": 0, "strategy": {"type": "Recreate"}}}),
+        );
+        assert_eq!(
+            (&d["spec"]["replicas"], &d["spec"]["strategy"]),
+            (&json!(0), &json!({"type": "Recreate"}))
+        );
         let rc = with_defaults("rc", json!({"spec": {"template": template}}));
-        assert_eq!((&rc["spec"]["selector"], &rc["metadata"]["labels"]), (&json!({"a": "b"}), &json!({"a": "b"})));
+        assert_eq!(
+            (&rc["spec"]["selector"], &rc["metadata"]["labels"]),
+            (&json!({"a": "b"}), &json!({"a": "b"}))
+        );
     }
 
     #[test]
     fn services_secrets_and_namespaces() {
-        let s = with_defaults("svc", json!({"spec": {"ports": [{"port": 80}, {"port": 81, "targetPort": "http", "protocol": "UDP"}]}}));
-        assert_eq!(s["spec"]["ports"], json!([{"port": 80, "targetPort": 80, "protocol": "TCP"}, {"port": 81, "targetPort": "http", "protocol": "UDP"}]));
-        assert_eq!((&s["spec"]["type"], &s["spec"]["sessionAffinity"], &s["spec"]["internalTrafficPolicy"]), (&json!("ClusterIP"), &json!("None"), &json!("Cluster")));
-        let s = with_defaults("secret", json!({"data": {"a": "eA=="}, "stringData": {"b": "hello"}}));
-        assert_eq!(s, json!({"type": "Opaque", "data": {"a": "eA==", "b": "aGVsbG8="}}));
+        let s = with_defaults(
+            "svc",
+            json!({"spec": {"ports": [{"port": 80}, {"port": 81, "targetPort": "http", "protocol": "UDP"}]}}),
+        );
+        assert_eq!(
+            s["spec"]["ports"],
+            json!([{"port": 80, "targetPort": 80, "protocol": "TCP"}, {"port": 81, "targetPort": "http", "protocol": "UDP"}])
+        );
+        assert_eq!(
+            (
+                &s["spec"]["type"],
+                &s["spec"]["sessionAffinity"],
+                &s["spec"]["internalTrafficPolicy"]
+            ),
+            (&json!("ClusterIP"), &json!("None"), &json!("Cluster"))
+        );
+        let s = with_defaults(
+            "secret",
+            json!({"data": {"a": "eA=="}, "stringData": {"b": "hello"}}),
+        );
+        assert_eq!(
+            s,
+            json!({"type": "Opaque", "data": {"a": "eA==", "b": "aGVsbG8="}})
+        );
         let n = with_defaults("ns", json!({"metadata": {"name": "team"}}));
-        assert_eq!(n, json!({"metadata": {"name": "team", "labels": {"kubernetes.io/metadata.name": "team"}}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}));
+        assert_eq!(
+            n,
+            json!({"metadata": {"name": "team", "labels": {"kubernetes.io/metadata.name": "team"}}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
+        );
     }
 }

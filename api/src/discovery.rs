@@ -19,7 +19,9 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
 }
 
 fn of(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().filter(move |k| k.group == group && k.version == version)
+    KINDS
+        .iter()
+        .filter(move |k| k.group == group && k.version == version)
 }
 
 /// Groups but the core one, each with its versions.
@@ -46,7 +48,10 @@ pub fn aggregated_groups(version: &str) -> Value {
     let items = groups()
         .into_iter()
         .map(|(group, versions)| {
-            let versions: Vec<Value> = versions.into_iter().map(|v| aggregated_version(group, v)).collect();
+            let versions: Vec<Value> = versions
+                .into_iter()
+                .map(|v| aggregated_version(group, v))
+                .collect();
             json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
@@ -108,7 +113,10 @@ pub fn legacy_api_v1() -> Value {
 
 /// `/apis` in legacy form.
 pub fn legacy_groups() -> Value {
-    let groups: Vec<Value> = groups().into_iter().map(|(group, versions)| api_group(group, &versions)).collect();
+    let groups: Vec<Value> = groups()
+        .into_iter()
+        .map(|(group, versions)| api_group(group, &versions))
+        .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
@@ -123,11 +131,15 @@ pub fn legacy_group(group: &str) -> Option<Value> {
 
 /// `/apis/G/V`, if it is served.
 pub fn legacy_group_version(group: &str, version: &str) -> Option<Value> {
-    (!group.is_empty() && of(group, version).next().is_some()).then(|| resource_list(group, version))
+    (!group.is_empty() && of(group, version).next().is_some())
+        .then(|| resource_list(group, version))
 }
 
 fn api_group(group: &str, versions: &[&str]) -> Value {
-    let versions: Vec<Value> = versions.iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v}))
+        .collect();
     json!({"name": group, "versions": versions, "preferredVersion": versions[0]})
 }
 
@@ -139,7 +151,11 @@ fn resource_list(group: &str, version: &str) -> Value {
         resources.push(resource);
         resources.extend(kind.subresources.iter().map(|s| subresource(kind, s)));
     }
-    let group_version = if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
+    let group_version = if group.is_empty() {
+        version.to_string()
+    } else {
+        format!("{group}/{version}")
+    };
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
 }
 
@@ -165,16 +181,45 @@ mod tests {
     #[test]
     fn drain_finds_eviction_and_scale_has_its_kind() {
         let core = legacy_api_v1();
-        let find = |name: &str| core["resources"].as_array().unwrap().iter().find(|r| r["name"] == name).unwrap().clone();
+        let find = |name: &str| {
+            core["resources"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|r| r["name"] == name)
+                .unwrap()
+                .clone()
+        };
         let eviction = find("pods/eviction");
-        assert_eq!((&eviction["group"], &eviction["version"], &eviction["kind"]), (&json!("policy"), &json!("v1"), &json!("Eviction")));
+        assert_eq!(
+            (&eviction["group"], &eviction["version"], &eviction["kind"]),
+            (&json!("policy"), &json!("v1"), &json!("Eviction"))
+        );
         assert_eq!(find("pods/status").get("group"), None);
         assert_eq!(find("pods")["shortNames"], json!(["po"]));
         let groups = aggregated_groups("v2");
-        let apps = groups["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps").unwrap();
-        let deployments = apps["versions"][0]["resources"].as_array().unwrap().iter().find(|r| r["resource"] == "deployments").unwrap();
-        let scale = deployments["subresources"].as_array().unwrap().iter().find(|s| s["subresource"] == "scale").unwrap();
-        assert_eq!(scale["responseKind"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}));
+        let apps = groups["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|g| g["metadata"]["name"] == "apps")
+            .unwrap();
+        let deployments = apps["versions"][0]["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|r| r["resource"] == "deployments")
+            .unwrap();
+        let scale = deployments["subresources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|s| s["subresource"] == "scale")
+            .unwrap();
+        assert_eq!(
+            scale["responseKind"],
+            json!({"group": "autoscaling", "version": "v1", "kind": "Scale"})
+        );
         assert_eq!(deployments["categories"], json!(["all"]));
         assert_eq!(deployments["scope"], "Namespaced");
     }
@@ -182,19 +227,55 @@ mod tests {
     #[test]
     fn both_forms_name_the_same_kinds() {
         for (group, version) in group_versions() {
-            let legacy = if group.is_empty() { legacy_api_v1() } else { legacy_group_version(group, version).unwrap() };
-            let aggregated = if group.is_empty() { aggregated_core("v2") } else { aggregated_groups("v2") };
-            let item = aggregated["items"].as_array().unwrap().iter().find(|i| i["metadata"]["name"].as_str().unwrap_or_default() == group).unwrap();
-            let names: Vec<&Value> = item["versions"][0]["resources"].as_array().unwrap().iter().map(|r| &r["resource"]).collect();
-            let tops: Vec<&Value> =
-                legacy["resources"].as_array().unwrap().iter().map(|r| &r["name"]).filter(|n| !n.as_str().unwrap().contains('/')).collect();
+            let legacy = if group.is_empty() {
+                legacy_api_v1()
+            } else {
+                legacy_group_version(group, version).unwrap()
+            };
+            let aggregated = if group.is_empty() {
+                aggregated_core("v2")
+            } else {
+                aggregated_groups("v2")
+            };
+            let item = aggregated["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|i| i["metadata"]["name"].as_str().unwrap_or_default() == group)
+                .unwrap();
+            let names: Vec<&Value> = item["versions"][0]["resources"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|r| &r["resource"])
+                .collect();
+            let tops: Vec<&Value> = legacy["resources"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|r| &r["name"])
+                .filter(|n| !n.as_str().unwrap().contains('/'))
+                .collect();
             assert_eq!(names, tops);
         }
-        assert_eq!(aggregated_core("v2beta1")["apiVersion"], "apidiscovery.k8s.io/v2beta1");
+        assert_eq!(
+            aggregated_core("v2beta1")["apiVersion"],
+            "apidiscovery.k8s.io/v2beta1"
+        );
         assert_eq!(aggregated_core("v2")["items"].as_array().unwrap().len(), 1);
-        assert!(legacy_groups()["groups"].as_array().unwrap().iter().any(|g| g["preferredVersion"]["groupVersion"] == "apps/v1"));
+        assert!(
+            legacy_groups()["groups"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|g| g["preferredVersion"]["groupVersion"] == "apps/v1")
+        );
         assert_eq!(legacy_group("apps").unwrap()["kind"], "APIGroup");
         assert_eq!(legacy_api("127.0.0.1:6443")["versions"], json!(["v1"]));
-        assert!(legacy_group("nothing").is_none() && legacy_group_version("apps", "v9").is_none() && legacy_group_version("", "v1").is_none());
+        assert!(
+            legacy_group("nothing").is_none()
+                && legacy_group_version("apps", "v9").is_none()
+                && legacy_group_version("", "v1").is_none()
+        );
     }
 }

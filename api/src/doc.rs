@@ -26,17 +26,28 @@ pub fn read(text: &str) -> Result<Vec<Value>, DocError> {
 }
 
 fn flatten(document: Value, objects: &mut Vec<Value>) -> Result<(), DocError> {
-    let wrong = |message: &str| DocError { line: None, message: message.into() };
-    let Value::Object(mut map) = document else {
-        return Err(wrong("a document must be an object with apiVersion and kind"));
+    let wrong = |message: &str| DocError {
+        line: None,
+        message: message.into(),
     };
-    let is_list = map.get("kind").and_then(Value::as_str).is_some_and(|k| k.ends_with("List")) && map.contains_key("items");
+    let Value::Object(mut map) = document else {
+        return Err(wrong(
+            "a document must be an object with apiVersion and kind",
+        ));
+    };
+    let is_list = map
+        .get("kind")
+        .and_then(Value::as_str)
+        .is_some_and(|k| k.ends_with("List"))
+        && map.contains_key("items");
     if !is_list {
         objects.push(Value::Object(map));
         return Ok(());
     }
     match map.remove("items") {
-        Some(Value::Array(items)) => items.into_iter().try_for_each(|item| flatten(item, objects)),
+        Some(Value::Array(items)) => items
+            .into_iter()
+            .try_for_each(|item| flatten(item, objects)),
         Some(Value::Null) | None => Ok(()),
         Some(_) => Err(wrong("items of a List must be a list")),
     }
@@ -48,10 +59,11 @@ pub fn read_yaml(text: &str) -> Result<Vec<Value>, DocError> {
         strict_booleans: true,
         legacy_octal_numbers: true,
     };
-    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|e| DocError {
-        line: e.location().map(|l| l.line()).filter(|l| *l > 0),
-        message: plain(&e),
-    })?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|e| DocError {
+            line: e.location().map(|l| l.line()).filter(|l| *l > 0),
+            message: plain(&e),
+        })?;
     Ok(documents.into_iter().filter(|d| !d.is_null()).collect())
 }
 
@@ -81,25 +93,53 @@ mod tests {
     fn documents_read_as_kubectl_reads_them() {
         for (text, want) in [
             ("a: 1\n---\nb: two\n", json!([{"a": 1}, {"b": "two"}])),
-            ("---\n---\na: x\n---\n# only a comment\n", json!([{"a": "x"}])),
-            ("a: yes\nb: on\nc: true\nd: 'true'\ne: n", json!([{"a": "yes", "b": "on", "c": true, "d": "true", "e": "n"}])),
-            ("mode: 0755\nport: 8080\nratio: 0.5\nnone: ~\nempty:", json!([{"mode": 493, "port": 8080, "ratio": 0.5, "none": null, "empty": null}])),
-            (r#"{"a": {"b": [1, "x", null]}}"#, json!([{"a": {"b": [1, "x", null]}}])),
-            ("base: &b {x: 1}\nother:\n  <<: *b\n  y: 2\n", json!([{"base": {"x": 1}, "other": {"x": 1, "y": 2}}])),
-            ("cpu: 250m\nmem: 64Mi\nver: 1.10.0\nsci: 1e3x", json!([{"cpu": "250m", "mem": "64Mi", "ver": "1.10.0", "sci": "1e3x"}])),
+            (
+                "---\n---\na: x\n---\n# only a comment\n",
+                json!([{"a": "x"}]),
+            ),
+            (
+                "a: yes\nb: on\nc: true\nd: 'true'\ne: n",
+                json!([{"a": "yes", "b": "on", "c": true, "d": "true", "e": "n"}]),
+            ),
+            (
+                "mode: 0755\nport: 8080\nratio: 0.5\nnone: ~\nempty:",
+                json!([{"mode": 493, "port": 8080, "ratio": 0.5, "none": null, "empty": null}]),
+            ),
+            (
+                r#"{"a": {"b": [1, "x", null]}}"#,
+                json!([{"a": {"b": [1, "x", null]}}]),
+            ),
+            (
+                "base: &b {x: 1}\nother:\n  <<: *b\n  y: 2\n",
+                json!([{"base": {"x": 1}, "other": {"x": 1, "y": 2}}]),
+            ),
+            (
+                "cpu: 250m\nmem: 64Mi\nver: 1.10.0\nsci: 1e3x",
+                json!([{"cpu": "250m", "mem": "64Mi", "ver": "1.10.0", "sci": "1e3x"}]),
+            ),
             ("text: |\n  one\n  two\n", json!([{"text": "one\ntwo\n"}])),
-            ("at: 2026-01-01T00:00:00Z\n", json!([{"at": "2026-01-01T00:00:00Z"}])),
+            (
+                "at: 2026-01-01T00:00:00Z\n",
+                json!([{"at": "2026-01-01T00:00:00Z"}]),
+            ),
             ("a: []\nb: {}\n", json!([{"a": [], "b": {}}])),
             ("", json!([])),
         ] {
-            assert_eq!(Value::Array(read(text).unwrap_or_else(|e| panic!("{text}: {e}"))), want, "{text}");
+            assert_eq!(
+                Value::Array(read(text).unwrap_or_else(|e| panic!("{text}: {e}"))),
+                want,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn lists_are_flattened() {
         let text = "kind: List\napiVersion: v1\nitems:\n- kind: ConfigMap\n- kind: PodList\n  items: [{kind: Pod}]\n";
-        assert_eq!(read(text).unwrap(), [json!({"kind": "ConfigMap"}), json!({"kind": "Pod"})]);
+        assert_eq!(
+            read(text).unwrap(),
+            [json!({"kind": "ConfigMap"}), json!({"kind": "Pod"})]
+        );
     }
 
     #[test]

@@ -66,28 +66,67 @@ impl ApiError {
 
     /// 404 NotFound for an object, with kubectl's wording.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
-        let full = if group.is_empty() { resource.to_string() } else { format!("{resource}.{group}") };
-        Self::new(404, "NotFound", format!("{full} \"{name}\" not found")).about(group, resource, name)
+        let full = if group.is_empty() {
+            resource.to_string()
+        } else {
+            format!("{resource}.{group}")
+        };
+        Self::new(404, "NotFound", format!("{full} \"{name}\" not found"))
+            .about(group, resource, name)
     }
 
     /// 409 AlreadyExists for an object.
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
-        let full = if group.is_empty() { resource.to_string() } else { format!("{resource}.{group}") };
-        Self::new(409, "AlreadyExists", format!("{full} \"{name}\" already exists")).about(group, resource, name)
+        let full = if group.is_empty() {
+            resource.to_string()
+        } else {
+            format!("{resource}.{group}")
+        };
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{full} \"{name}\" already exists"),
+        )
+        .about(group, resource, name)
     }
 
     /// 409 Conflict: the object was modified meanwhile.
     pub fn conflict(group: &str, resource: &str, name: &str, why: &str) -> Self {
-        let full = if group.is_empty() { resource.to_string() } else { format!("{resource}.{group}") };
-        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {full} \"{name}\": {why}")).about(group, resource, name)
+        let full = if group.is_empty() {
+            resource.to_string()
+        } else {
+            format!("{resource}.{group}")
+        };
+        Self::new(
+            409,
+            "Conflict",
+            format!("Operation cannot be fulfilled on {full} \"{name}\": {why}"),
+        )
+        .about(group, resource, name)
     }
 
     /// 422 Invalid with the fields at fault, worded as Kubernetes does.
     pub fn invalid(kind: &str, group: &str, name: &str, causes: Vec<Cause>) -> Self {
-        let list: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
-        let text = if list.len() == 1 { list[0].clone() } else { format!("[{}]", list.join(", ")) };
-        let full = if group.is_empty() { kind.to_string() } else { format!("{kind}.{group}") };
-        let mut e = Self::new(422, "Invalid", format!("{full} \"{name}\" is invalid: {text}")).about(group, kind, name);
+        let list: Vec<String> = causes
+            .iter()
+            .map(|c| format!("{}: {}", c.field, c.message))
+            .collect();
+        let text = if list.len() == 1 {
+            list[0].clone()
+        } else {
+            format!("[{}]", list.join(", "))
+        };
+        let full = if group.is_empty() {
+            kind.to_string()
+        } else {
+            format!("{kind}.{group}")
+        };
+        let mut e = Self::new(
+            422,
+            "Invalid",
+            format!("{full} \"{name}\" is invalid: {text}"),
+        )
+        .about(group, kind, name);
         e.causes = causes;
         e
     }

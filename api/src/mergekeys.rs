@@ -48,77 +48,345 @@ pub struct Rule {
     pub apply: Apply,
 }
 
-const PLAIN: Rule = Rule { strategic: Strategic::Plain, apply: Apply::Plain };
+const PLAIN: Rule = Rule {
+    strategic: Strategic::Plain,
+    apply: Apply::Plain,
+};
 
 use Apply::{Atomic, Granular, Map, Set};
 use Strategic::{Merge, MergeRetainKeys, Plain, Replace, RetainKeys, Union};
 
 /// (type, field, strategic, apply). Types are named by the last three parts of their OpenAPI name.
 const TABLE: &[(&str, &str, Strategic, Apply)] = &[
-    ("meta.v1.ObjectMeta", "ownerReferences", Merge("uid"), Map(&["uid"])),
+    (
+        "meta.v1.ObjectMeta",
+        "ownerReferences",
+        Merge("uid"),
+        Map(&["uid"]),
+    ),
     ("meta.v1.ObjectMeta", "finalizers", Union, Set),
-    ("core.v1.PodSpec", "containers", Merge("name"), Map(&["name"])),
-    ("core.v1.PodSpec", "initContainers", Merge("name"), Map(&["name"])),
-    ("core.v1.PodSpec", "ephemeralContainers", Merge("name"), Map(&["name"])),
-    ("core.v1.PodSpec", "volumes", MergeRetainKeys("name"), Map(&["name"])),
-    ("core.v1.PodSpec", "imagePullSecrets", Merge("name"), Map(&["name"])),
+    (
+        "core.v1.PodSpec",
+        "containers",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "core.v1.PodSpec",
+        "initContainers",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "core.v1.PodSpec",
+        "ephemeralContainers",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "core.v1.PodSpec",
+        "volumes",
+        MergeRetainKeys("name"),
+        Map(&["name"]),
+    ),
+    (
+        "core.v1.PodSpec",
+        "imagePullSecrets",
+        Merge("name"),
+        Map(&["name"]),
+    ),
     ("core.v1.PodSpec", "hostAliases", Merge("ip"), Map(&["ip"])),
-    ("core.v1.PodSpec", "topologySpreadConstraints", Merge("topologyKey"), Map(&["topologyKey", "whenUnsatisfiable"])),
-    ("core.v1.PodSpec", "schedulingGates", Merge("name"), Map(&["name"])),
-    ("core.v1.PodSpec", "resourceClaims", MergeRetainKeys("name"), Map(&["name"])),
+    (
+        "core.v1.PodSpec",
+        "topologySpreadConstraints",
+        Merge("topologyKey"),
+        Map(&["topologyKey", "whenUnsatisfiable"]),
+    ),
+    (
+        "core.v1.PodSpec",
+        "schedulingGates",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "core.v1.PodSpec",
+        "resourceClaims",
+        MergeRetainKeys("name"),
+        Map(&["name"]),
+    ),
     ("core.v1.PodSpec", "nodeSelector", Plain, Atomic),
-    ("core.v1.Container", "ports", Merge("containerPort"), Map(&["containerPort", "protocol"])),
+    (
+        "core.v1.Container",
+        "ports",
+        Merge("containerPort"),
+        Map(&["containerPort", "protocol"]),
+    ),
     ("core.v1.Container", "env", Merge("name"), Map(&["name"])),
-    ("core.v1.Container", "volumeMounts", Merge("mountPath"), Map(&["mountPath"])),
-    ("core.v1.Container", "volumeDevices", Merge("devicePath"), Map(&["devicePath"])),
-    ("core.v1.EphemeralContainer", "ports", Merge("containerPort"), Map(&["containerPort", "protocol"])),
-    ("core.v1.EphemeralContainer", "env", Merge("name"), Map(&["name"])),
-    ("core.v1.EphemeralContainer", "volumeMounts", Merge("mountPath"), Map(&["mountPath"])),
-    ("core.v1.EphemeralContainer", "volumeDevices", Merge("devicePath"), Map(&["devicePath"])),
-    ("core.v1.ResourceRequirements", "claims", Plain, Map(&["name"])),
-    ("core.v1.PodStatus", "conditions", Merge("type"), Map(&["type"])),
+    (
+        "core.v1.Container",
+        "volumeMounts",
+        Merge("mountPath"),
+        Map(&["mountPath"]),
+    ),
+    (
+        "core.v1.Container",
+        "volumeDevices",
+        Merge("devicePath"),
+        Map(&["devicePath"]),
+    ),
+    (
+        "core.v1.EphemeralContainer",
+        "ports",
+        Merge("containerPort"),
+        Map(&["containerPort", "protocol"]),
+    ),
+    (
+        "core.v1.EphemeralContainer",
+        "env",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "core.v1.EphemeralContainer",
+        "volumeMounts",
+        Merge("mountPath"),
+        Map(&["mountPath"]),
+    ),
+    (
+        "core.v1.EphemeralContainer",
+        "volumeDevices",
+        Merge("devicePath"),
+        Map(&["devicePath"]),
+    ),
+    (
+        "core.v1.ResourceRequirements",
+        "claims",
+        Plain,
+        Map(&["name"]),
+    ),
+    (
+        "core.v1.PodStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
     ("core.v1.PodStatus", "podIPs", Merge("ip"), Map(&["ip"])),
     ("core.v1.PodStatus", "hostIPs", Merge("ip"), Atomic),
-    ("core.v1.PodStatus", "resourceClaimStatuses", MergeRetainKeys("name"), Map(&["name"])),
-    ("core.v1.ServiceSpec", "ports", Merge("port"), Map(&["port", "protocol"])),
+    (
+        "core.v1.PodStatus",
+        "resourceClaimStatuses",
+        MergeRetainKeys("name"),
+        Map(&["name"]),
+    ),
+    (
+        "core.v1.ServiceSpec",
+        "ports",
+        Merge("port"),
+        Map(&["port", "protocol"]),
+    ),
     ("core.v1.ServiceSpec", "selector", Plain, Atomic),
-    ("core.v1.ServiceStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("core.v1.ServiceAccount", "secrets", Merge("name"), Map(&["name"])),
+    (
+        "core.v1.ServiceStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "core.v1.ServiceAccount",
+        "secrets",
+        Merge("name"),
+        Map(&["name"]),
+    ),
     ("core.v1.NodeSpec", "podCIDRs", Union, Set),
-    ("core.v1.NodeStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("core.v1.NodeStatus", "addresses", Merge("type"), Map(&["type"])),
-    ("core.v1.NamespaceStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("core.v1.ReplicationControllerSpec", "selector", Plain, Atomic),
-    ("core.v1.ReplicationControllerStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("core.v1.PersistentVolumeClaimStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("core.v1.PersistentVolumeClaimStatus", "allocatedResourceStatuses", Plain, Granular),
+    (
+        "core.v1.NodeStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "core.v1.NodeStatus",
+        "addresses",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "core.v1.NamespaceStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "core.v1.ReplicationControllerSpec",
+        "selector",
+        Plain,
+        Atomic,
+    ),
+    (
+        "core.v1.ReplicationControllerStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "core.v1.PersistentVolumeClaimStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "core.v1.PersistentVolumeClaimStatus",
+        "allocatedResourceStatuses",
+        Plain,
+        Granular,
+    ),
     ("core.v1.PersistentVolumeSpec", "claimRef", Plain, Granular),
-    ("core.v1.ComponentStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("apps.v1.ReplicaSetStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("apps.v1.DaemonSetStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("apps.v1.StatefulSetStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("apps.v1.DeploymentStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("apps.v1.DeploymentSpec", "strategy", RetainKeys, Apply::Plain),
+    (
+        "core.v1.ComponentStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "apps.v1.ReplicaSetStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "apps.v1.DaemonSetStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "apps.v1.StatefulSetStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "apps.v1.DeploymentStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "apps.v1.DeploymentSpec",
+        "strategy",
+        RetainKeys,
+        Apply::Plain,
+    ),
     ("batch.v1.JobStatus", "conditions", Merge("type"), Atomic),
-    ("autoscaling.v2.HorizontalPodAutoscalerStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("policy.v1.PodDisruptionBudgetStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("policy.v1.PodDisruptionBudgetSpec", "selector", Replace, Apply::Plain),
+    (
+        "autoscaling.v2.HorizontalPodAutoscalerStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "policy.v1.PodDisruptionBudgetStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "policy.v1.PodDisruptionBudgetSpec",
+        "selector",
+        Replace,
+        Apply::Plain,
+    ),
     ("discovery.v1.Endpoint", "addresses", Plain, Set),
-    ("admissionregistration.v1.MutatingWebhookConfiguration", "webhooks", Merge("name"), Map(&["name"])),
-    ("admissionregistration.v1.ValidatingWebhookConfiguration", "webhooks", Merge("name"), Map(&["name"])),
-    ("admissionregistration.v1.MutatingWebhook", "matchConditions", Merge("name"), Map(&["name"])),
-    ("admissionregistration.v1.ValidatingWebhook", "matchConditions", Merge("name"), Map(&["name"])),
-    ("admissionregistration.v1.ValidatingAdmissionPolicySpec", "matchConditions", Merge("name"), Map(&["name"])),
-    ("admissionregistration.v1.ValidatingAdmissionPolicySpec", "variables", Merge("name"), Map(&["name"])),
-    ("admissionregistration.v1.ValidatingAdmissionPolicyStatus", "conditions", Plain, Map(&["type"])),
-    ("admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec", "validationActions", Plain, Set),
-    ("flowcontrol.v1.FlowSchemaStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("flowcontrol.v1.PriorityLevelConfigurationStatus", "conditions", Merge("type"), Map(&["type"])),
-    ("resource.v1.ResourceClaimStatus", "reservedFor", Merge("uid"), Map(&["uid"])),
-    ("storage.v1.CSINodeSpec", "drivers", Merge("name"), Map(&["name"])),
-    ("certificates.v1.CertificateSigningRequestStatus", "conditions", Plain, Map(&["type"])),
-    ("apiextensions.v1.CustomResourceDefinitionStatus", "conditions", Plain, Map(&["type"])),
-    ("apiextensions.v1.JSONSchemaProps", "x-kubernetes-validations", Merge("rule"), Map(&["rule"])),
+    (
+        "admissionregistration.v1.MutatingWebhookConfiguration",
+        "webhooks",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "admissionregistration.v1.ValidatingWebhookConfiguration",
+        "webhooks",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "admissionregistration.v1.MutatingWebhook",
+        "matchConditions",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "admissionregistration.v1.ValidatingWebhook",
+        "matchConditions",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "admissionregistration.v1.ValidatingAdmissionPolicySpec",
+        "matchConditions",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "admissionregistration.v1.ValidatingAdmissionPolicySpec",
+        "variables",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "admissionregistration.v1.ValidatingAdmissionPolicyStatus",
+        "conditions",
+        Plain,
+        Map(&["type"]),
+    ),
+    (
+        "admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec",
+        "validationActions",
+        Plain,
+        Set,
+    ),
+    (
+        "flowcontrol.v1.FlowSchemaStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "flowcontrol.v1.PriorityLevelConfigurationStatus",
+        "conditions",
+        Merge("type"),
+        Map(&["type"]),
+    ),
+    (
+        "resource.v1.ResourceClaimStatus",
+        "reservedFor",
+        Merge("uid"),
+        Map(&["uid"]),
+    ),
+    (
+        "storage.v1.CSINodeSpec",
+        "drivers",
+        Merge("name"),
+        Map(&["name"]),
+    ),
+    (
+        "certificates.v1.CertificateSigningRequestStatus",
+        "conditions",
+        Plain,
+        Map(&["type"]),
+    ),
+    (
+        "apiextensions.v1.CustomResourceDefinitionStatus",
+        "conditions",
+        Plain,
+        Map(&["type"]),
+    ),
+    (
+        "apiextensions.v1.JSONSchemaProps",
+        "x-kubernetes-validations",
+        Merge("rule"),
+        Map(&["rule"]),
+    ),
 ];
 
 /// Types that server-side apply treats as one value wherever they appear.
@@ -147,17 +415,27 @@ const ATOMIC_STRUCTS: &[&str] = &[
     "autoscaling.v2.CrossVersionObjectReference",
 ];
 
-static RULES: LazyLock<BTreeMap<(&'static str, &'static str), Rule>> =
-    LazyLock::new(|| TABLE.iter().map(|&(owner, field, strategic, apply)| ((owner, field), Rule { strategic, apply })).collect());
+static RULES: LazyLock<BTreeMap<(&'static str, &'static str), Rule>> = LazyLock::new(|| {
+    TABLE
+        .iter()
+        .map(|&(owner, field, strategic, apply)| ((owner, field), Rule { strategic, apply }))
+        .collect()
+});
 
 /// `io.k8s.api.core.v1.PodSpec` -> `core.v1.PodSpec`.
 fn short(definition: &str) -> &str {
-    definition.rmatch_indices('.').nth(2).map_or(definition, |(i, _)| &definition[i + 1..])
+    definition
+        .rmatch_indices('.')
+        .nth(2)
+        .map_or(definition, |(i, _)| &definition[i + 1..])
 }
 
 /// How `field` of the type with this OpenAPI name merges.
 pub fn rule(definition: &str, field: &str) -> Rule {
-    RULES.get(&(short(definition), field)).copied().unwrap_or(PLAIN)
+    RULES
+        .get(&(short(definition), field))
+        .copied()
+        .unwrap_or(PLAIN)
 }
 
 /// Whether server-side apply owns values of this type whole.
@@ -172,7 +450,9 @@ pub fn key_default(key: &str) -> Option<&'static str> {
 
 /// Every (type, field) of the table, for tests and documents.
 pub fn rows() -> impl Iterator<Item = (&'static str, &'static str, Rule)> {
-    TABLE.iter().map(|&(owner, field, strategic, apply)| (owner, field, Rule { strategic, apply }))
+    TABLE
+        .iter()
+        .map(|&(owner, field, strategic, apply)| (owner, field, Rule { strategic, apply }))
 }
 
 #[cfg(test)]
@@ -181,10 +461,22 @@ mod tests {
 
     #[test]
     fn rules_are_found_by_openapi_name() {
-        assert_eq!(rule("io.k8s.api.core.v1.PodSpec", "containers").strategic, Merge("name"));
-        assert_eq!(rule("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers").apply, Set);
+        assert_eq!(
+            rule("io.k8s.api.core.v1.PodSpec", "containers").strategic,
+            Merge("name")
+        );
+        assert_eq!(
+            rule(
+                "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
+                "finalizers"
+            )
+            .apply,
+            Set
+        );
         assert_eq!(rule("io.k8s.api.core.v1.PodSpec", "tolerations"), PLAIN);
-        assert!(atomic_struct("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"));
+        assert!(atomic_struct(
+            "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"
+        ));
         assert!(!atomic_struct("io.k8s.api.core.v1.PodSpec"));
     }
 
@@ -192,11 +484,18 @@ mod tests {
     fn every_row_of_a_served_type_names_a_field_that_exists() {
         let definitions = crate::schema::definitions();
         for (owner, field, rule) in rows() {
-            let Some((_, schema)) = definitions.iter().find(|(name, _)| short(name) == owner) else { continue };
+            let Some((_, schema)) = definitions.iter().find(|(name, _)| short(name) == owner)
+            else {
+                continue;
+            };
             let property = &schema["properties"][field];
             assert!(property.is_object(), "{owner}.{field}");
             let is_list = property["type"] == "array";
-            assert_eq!(is_list, matches!(rule.apply, Set | Map(_)) || owner == "core.v1.PodStatus", "{owner}.{field}");
+            assert_eq!(
+                is_list,
+                matches!(rule.apply, Set | Map(_)) || owner == "core.v1.PodStatus",
+                "{owner}.{field}"
+            );
         }
     }
 }

@@ -49,8 +49,12 @@ pub fn strings(object: &Value, field: &str) -> BTreeMap<String, String> {
 
 /// Any JSON object of strings, as a map; entries that are not strings are left out.
 pub fn string_map(value: &Value) -> BTreeMap<String, String> {
-    let Some(map) = value.as_object() else { return BTreeMap::new() };
-    map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect()
+    let Some(map) = value.as_object() else {
+        return BTreeMap::new();
+    };
+    map.iter()
+        .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string())))
+        .collect()
 }
 
 /// `metadata.labels`.
@@ -65,7 +69,9 @@ pub fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
 
 /// Sets one annotation.
 pub fn set_annotation(object: &mut Value, name: &str, value: &str) {
-    metadata(object).entry("annotations").or_insert_with(|| json!({}))[name] = json!(value);
+    metadata(object)
+        .entry("annotations")
+        .or_insert_with(|| json!({}))[name] = json!(value);
 }
 
 /// `metadata` as a map, made if it is missing.
@@ -73,7 +79,9 @@ pub fn metadata(object: &mut Value) -> &mut Map<String, Value> {
     if !object["metadata"].is_object() {
         object["metadata"] = json!({});
     }
-    object["metadata"].as_object_mut().expect("metadata was just made an object")
+    object["metadata"]
+        .as_object_mut()
+        .expect("metadata was just made an object")
 }
 
 /// `metadata.deletionTimestamp`, parsed.
@@ -88,10 +96,23 @@ pub fn creation_timestamp(object: &Value) -> Option<Timestamp> {
 
 /// `metadata.finalizers`.
 pub fn finalizers(object: &Value) -> Vec<String> {
-    object["metadata"]["finalizers"].as_array().map(|a| a.iter().filter_map(|f| Some(f.as_str()?.to_string())).collect()).unwrap_or_default()
+    object["metadata"]["finalizers"]
+        .as_array()
+        .map(|a| {
+            a.iter()
+                .filter_map(|f| Some(f.as_str()?.to_string()))
+                .collect()
+        })
+        .unwrap_or_default()
 }
 
 /// A time as Kubernetes writes it: whole seconds, UTC, `Z`.
 pub fn time_text(at: Timestamp) -> String {
-    at.round(jiff::TimestampRound::new().smallest(jiff::Unit::Second).mode(jiff::RoundMode::Trunc)).unwrap_or(at).to_string()
+    at.round(
+        jiff::TimestampRound::new()
+            .smallest(jiff::Unit::Second)
+            .mode(jiff::RoundMode::Trunc),
+    )
+    .unwrap_or(at)
+    .to_string()
 }

@@ -2,7 +2,9 @@
 
 /// Why a text is no quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("quantities must be a number with an optional suffix (m, k, M, G, T, Ki, Mi, Gi, Ti or e3), got {0:?}")]
+#[error(
+    "quantities must be a number with an optional suffix (m, k, M, G, T, Ki, Mi, Gi, Ti or e3), got {0:?}"
+)]
 pub struct BadQuantity(pub String);
 
 /// Parses a quantity to thousandths, rounding up, as Kubernetes does for `cpu`.
@@ -18,10 +20,16 @@ pub fn units(text: &str) -> Result<u64, BadQuantity> {
 fn scaled(text: &str, scale: u128) -> Result<u64, BadQuantity> {
     let bad = || BadQuantity(text.to_string());
     let t = text.trim().strip_prefix('+').unwrap_or(text.trim());
-    let end = t.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(t.len());
+    let end = t
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(t.len());
     let (number, suffix) = t.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if (whole.is_empty() && fraction.is_empty()) || fraction.len() > 18 || whole.len() > 19 || fraction.contains('.') {
+    if (whole.is_empty() && fraction.is_empty())
+        || fraction.len() > 18
+        || whole.len() > 19
+        || fraction.contains('.')
+    {
         return Err(bad());
     }
     // value = digits / 10^fraction.len() * multiplier / divisor
@@ -44,7 +52,11 @@ fn scaled(text: &str, scale: u128) -> Result<u64, BadQuantity> {
         "Pi" => (1 << 50, 1),
         "Ei" => (1 << 60, 1),
         s => {
-            let exponent: i32 = s.strip_prefix(['e', 'E']).ok_or_else(bad)?.parse().map_err(|_| bad())?;
+            let exponent: i32 = s
+                .strip_prefix(['e', 'E'])
+                .ok_or_else(bad)?
+                .parse()
+                .map_err(|_| bad())?;
             match exponent {
                 0..=18 => (10u128.pow(exponent as u32), 1),
                 -18..=-1 => (1, 10u128.pow(exponent.unsigned_abs())),
@@ -53,7 +65,10 @@ fn scaled(text: &str, scale: u128) -> Result<u64, BadQuantity> {
         }
     };
     let denominator = 10u128.pow(fraction.len() as u32) * divisor;
-    let numerator = digits.checked_mul(multiplier).and_then(|n| n.checked_mul(scale)).ok_or_else(bad)?;
+    let numerator = digits
+        .checked_mul(multiplier)
+        .and_then(|n| n.checked_mul(scale))
+        .ok_or_else(bad)?;
     u64::try_from(numerator.div_ceil(denominator)).map_err(|_| bad())
 }
 
@@ -63,13 +78,36 @@ mod tests {
 
     #[test]
     fn quantities_parse_as_kubernetes_writes_them() {
-        for (text, want) in [("250m", 250), ("1", 1000), ("0.5", 500), ("2", 2000), ("1.5", 1500), ("100u", 1), ("1e3", 1_000_000)] {
+        for (text, want) in [
+            ("250m", 250),
+            ("1", 1000),
+            ("0.5", 500),
+            ("2", 2000),
+            ("1.5", 1500),
+            ("100u", 1),
+            ("1e3", 1_000_000),
+        ] {
             assert_eq!(millis(text), Ok(want), "{text}");
         }
-        for (text, want) in [("64Mi", 64 << 20), ("1Gi", 1 << 30), ("1k", 1000), ("128974848", 128_974_848), ("1.5Ki", 1536), ("1m", 1)] {
+        for (text, want) in [
+            ("64Mi", 64 << 20),
+            ("1Gi", 1 << 30),
+            ("1k", 1000),
+            ("128974848", 128_974_848),
+            ("1.5Ki", 1536),
+            ("1m", 1),
+        ] {
             assert_eq!(units(text), Ok(want), "{text}");
         }
-        for text in ["", "abc", "1.2.3", "1X", "-1", "1e99", "99999999999999999999"] {
+        for text in [
+            "",
+            "abc",
+            "1.2.3",
+            "1X",
+            "-1",
+            "1e99",
+            "99999999999999999999",
+        ] {
             assert!(units(text).is_err(), "{text}");
         }
     }

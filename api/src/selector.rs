@@ -39,7 +39,11 @@ impl LabelSelector {
 
     /// From a plain map, as in `Service.spec.selector` and `ReplicationController.spec.selector`.
     pub fn from_map(map: &BTreeMap<String, String>) -> Self {
-        Self(map.iter().map(|(k, v)| Requirement::In(k.clone(), vec![v.clone()])).collect())
+        Self(
+            map.iter()
+                .map(|(k, v)| Requirement::In(k.clone(), vec![v.clone()]))
+                .collect(),
+        )
     }
 
     /// From a `LabelSelector` object (`matchLabels`, `matchExpressions`). Unknown operators are an error.
@@ -47,7 +51,12 @@ impl LabelSelector {
         let mut all = Self::from_map(&crate::meta::string_map(&object["matchLabels"])).0;
         for e in object["matchExpressions"].as_array().into_iter().flatten() {
             let key = e["key"].as_str().unwrap_or_default().to_string();
-            let values: Vec<String> = e["values"].as_array().into_iter().flatten().filter_map(|v| Some(v.as_str()?.to_string())).collect();
+            let values: Vec<String> = e["values"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|v| Some(v.as_str()?.to_string()))
+                .collect();
             all.push(match e["operator"].as_str().unwrap_or_default() {
                 "In" => Requirement::In(key, values),
                 "NotIn" => Requirement::NotIn(key, values),
@@ -70,7 +79,10 @@ impl LabelSelector {
             let set = |op: &str| -> Option<(String, Vec<String>)> {
                 let (key, rest) = part.split_once(op)?;
                 let inner = rest.trim().strip_prefix('(')?.strip_suffix(')')?;
-                Some((key.trim().to_string(), inner.split(',').map(|v| v.trim().to_string()).collect()))
+                Some((
+                    key.trim().to_string(),
+                    inner.split(',').map(|v| v.trim().to_string()).collect(),
+                ))
             };
             let requirement = if let Some((k, v)) = set(" notin ").or_else(|| set(" notin")) {
                 Requirement::NotIn(k, v)
@@ -85,9 +97,16 @@ impl LabelSelector {
             } else {
                 Requirement::Exists(part.into())
             };
-            let (Requirement::In(key, _) | Requirement::NotIn(key, _) | Requirement::Exists(key) | Requirement::Absent(key)) = &requirement;
-            if key.is_empty() || key.contains(|c: char| !(c.is_ascii_alphanumeric() || "-_./".contains(c))) {
-                return Err(format!("unable to parse requirement: invalid label key {key:?}"));
+            let (Requirement::In(key, _)
+            | Requirement::NotIn(key, _)
+            | Requirement::Exists(key)
+            | Requirement::Absent(key)) = &requirement;
+            if key.is_empty()
+                || key.contains(|c: char| !(c.is_ascii_alphanumeric() || "-_./".contains(c)))
+            {
+                return Err(format!(
+                    "unable to parse requirement: invalid label key {key:?}"
+                ));
             }
             all.push(requirement);
         }
@@ -145,7 +164,9 @@ impl FieldSelector {
             } else if let Some((f, v)) = part.split_once("==").or_else(|| part.split_once('=')) {
                 (f, true, v)
             } else {
-                return Err(format!("invalid field selector {part:?}: write FIELD=VALUE or FIELD!=VALUE"));
+                return Err(format!(
+                    "invalid field selector {part:?}: write FIELD=VALUE or FIELD!=VALUE"
+                ));
             };
             all.push((field.trim().to_string(), equal, value.trim().to_string()));
         }
@@ -159,7 +180,9 @@ impl FieldSelector {
 
     /// Whether an object's fields (see [`crate::Attrs::field`]) satisfy every term; an absent field equals "".
     pub fn matches(&self, field: impl Fn(&str) -> Option<String>) -> bool {
-        self.0.iter().all(|(name, equal, value)| (field(name).unwrap_or_default() == *value) == *equal)
+        self.0
+            .iter()
+            .all(|(name, equal, value)| (field(name).unwrap_or_default() == *value) == *equal)
     }
 }
 
@@ -169,7 +192,9 @@ mod tests {
 
     #[test]
     fn selectors_match_as_the_text_says() {
-        let labels: BTreeMap<String, String> = [("app", "web"), ("tier", "front")].map(|(a, b)| (a.into(), b.into())).into();
+        let labels: BTreeMap<String, String> = [("app", "web"), ("tier", "front")]
+            .map(|(a, b)| (a.into(), b.into()))
+            .into();
         for (text, want) in [
             ("", true),
             ("app=web", true),
@@ -181,7 +206,11 @@ mod tests {
             ("x", false),
             ("x!=1", true),
         ] {
-            assert_eq!(LabelSelector::parse(text).unwrap().matches(&labels), want, "{text}");
+            assert_eq!(
+                LabelSelector::parse(text).unwrap().matches(&labels),
+                want,
+                "{text}"
+            );
         }
         assert!(LabelSelector::parse("a b=c").is_err());
     }

@@ -38,7 +38,13 @@ mod tests {
 
     #[test]
     fn slips_are_recognised_and_strangers_are_not() {
-        let known = ["containers", "volumes", "nodeName", "initContainers", "replicas"];
+        let known = [
+            "containers",
+            "volumes",
+            "nodeName",
+            "initContainers",
+            "replicas",
+        ];
         for (word, want) in [
             ("contaners", Some("containers")),
             ("containres", Some("containers")),
@@ -54,7 +60,12 @@ mod tests {
 
     #[test]
     fn distances_count_edits() {
-        for (a, b, want) in [("", "", 0), ("a", "", 1), ("kitten", "sitting", 3), ("ab", "ba", 1)] {
+        for (a, b, want) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 1),
+        ] {
             assert_eq!(distance(a, b), want, "{a} {b}");
         }
     }

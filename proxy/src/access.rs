@@ -7,14 +7,14 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Thread;
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
 
-use crate::shared::PerCore;
+use crate::shared::Shared;
 
 /// Records one core may have waiting: a tenth of a second at 40,000 requests per second, about 1 MB.
 const QUEUE_MAX: usize = 4096;
@@ -69,6 +69,8 @@ pub(crate) struct Record {
 /// A core's end of the log.
 pub(crate) struct Log {
     queue: SyncSender<Record>,
+    /// Records waiting, kept by both ends: the queue does not tell its length.
+    backlog: Arc<AtomicU32>,
     wanted: Arc<AtomicBool>,
     writer: Thread,
 }
@@ -79,10 +81,10 @@ impl Log {
         self.wanted.load(Relaxed)
     }
 
-    pub fn push(&self, core: &PerCore, record: Record) {
+    pub fn push(&self, shared: &Shared, record: Record) {
         if self.queue.try_send(record).is_err() {
-            core.shared.access_dropped.fetch_add(1, Relaxed);
-        } else if core.log_backlog.fetch_add(1, Relaxed) == WAKE_AT {
+            shared.access_dropped.fetch_add(1, Relaxed);
+        } else if self.backlog.fetch_add(1, Relaxed) == WAKE_AT {
             self.writer.unpark();
         }
     }
@@ -95,23 +97,28 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the writer and makes `places` ends. `cores` arrive later, because they hold the ends.
-    pub fn start(places: usize, enabled: bool) -> std::io::Result<(Self, Vec<Log>, SyncSender<Vec<Arc<PerCore>>>)> {
+    /// Starts the writer and makes the ends of `places` cores.
+    pub fn start(places: usize, enabled: bool) -> std::io::Result<(Self, Vec<Log>)> {
         let stop = Arc::new(AtomicBool::new(false));
         let wanted = Arc::new(AtomicBool::new(enabled && tracing::enabled!(target: "access", tracing::Level::INFO)));
-        let (queues, receivers): (Vec<_>, Vec<_>) = (0..places).map(|_| sync_channel(QUEUE_MAX)).unzip();
-        let (cores_to, cores_from) = sync_channel(1);
+        let mut senders = Vec::new();
+        let mut queues = Vec::new();
+        for _ in 0..places {
+            let (sender, records) = sync_channel(QUEUE_MAX);
+            let backlog = Arc::new(AtomicU32::new(0));
+            senders.push((sender, backlog.clone()));
+            queues.push(Queue { records, backlog });
+        }
         let thread = std::thread::Builder::new().name("proxy-log".into()).spawn({
             let (stop, wanted) = (stop.clone(), wanted.clone());
-            move || {
-                // The sender only goes without a message if the proxy failed to start.
-                let Ok(cores) = cores_from.recv() else { return };
-                write(&receivers, &cores, &stop, enabled.then_some(&wanted));
-            }
+            move || write(&queues, &stop, enabled.then_some(&wanted))
         })?;
         let writer = thread.thread().clone();
-        let logs = queues.into_iter().map(|queue| Log { queue, wanted: wanted.clone(), writer: writer.clone() }).collect();
-        Ok((Self { stop, thread }, logs, cores_to))
+        let logs = senders
+            .into_iter()
+            .map(|(queue, backlog)| Log { queue, backlog, wanted: wanted.clone(), writer: writer.clone() })
+            .collect();
+        Ok((Self { stop, thread }, logs))
     }
 
     /// Ends the writer; blocks for as long as the last records take.
@@ -124,7 +131,13 @@ impl Writer {
     }
 }
 
-fn write(queues: &[Receiver<Record>], cores: &[Arc<PerCore>], stop: &AtomicBool, wanted: Option<&Arc<AtomicBool>>) {
+/// The writer's end of a core's queue.
+struct Queue {
+    records: Receiver<Record>,
+    backlog: Arc<AtomicU32>,
+}
+
+fn write(queues: &[Queue], stop: &AtomicBool, wanted: Option<&Arc<AtomicBool>>) {
     loop {
         let stopping = stop.load(Relaxed);
         // Asked here, because subscribers come and go (and may filter by thread).
@@ -132,10 +145,10 @@ fn write(queues: &[Receiver<Record>], cores: &[Arc<PerCore>], stop: &AtomicBool,
             wanted.store(tracing::enabled!(target: "access", tracing::Level::INFO), Relaxed);
         }
         let mut written = 0;
-        for (queue, core) in queues.iter().zip(cores) {
+        for queue in queues {
             // A bounded run, so that one busy core does not hold up the others.
-            for record in queue.try_iter().take(QUEUE_MAX) {
-                core.log_backlog.fetch_sub(1, Relaxed);
+            for record in queue.records.try_iter().take(QUEUE_MAX) {
+                queue.backlog.fetch_sub(1, Relaxed);
                 emit(&record);
                 written += 1;
             }

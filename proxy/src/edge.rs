@@ -38,7 +38,7 @@ pub(crate) async fn serve(core: &Arc<PerCore>, conn: &ConnState, req: Request<In
     });
     let ticket = Ticket::new(core, started, note, request_id.clone());
     let checked = check(&parts).and_then(|()| normal_form(&mut parts));
-    let (mut response, ticket) = match checked {
+    let mut response = match checked {
         Ok(()) => {
             let headers = &mut parts.headers;
             headers.insert(ids::REQUEST_ID, request_id.clone());

@@ -37,6 +37,9 @@ mod shared;
 mod stats;
 mod ticket;
 
+#[cfg(test)]
+mod tests;
+
 pub use body::{Body, BoxError, boxed, empty, full};
 pub use config::{AddressPolicy, Config, PeerConfig, PeerName};
 pub use failure::Failure;

@@ -81,14 +81,14 @@ enum ConnectError {
     BadUrl(String),
 }
 
-type Send = dyn Fn(Request<Body>) -> hyper_util::client::legacy::ResponseFuture + std::marker::Send + Sync;
+type Sender = dyn Fn(Request<Body>) -> hyper_util::client::legacy::ResponseFuture + Send + Sync;
 
 /// A pool of connections; one per core, so that no request waits for another thread.
 pub(crate) struct Outside {
     /// To wherever a name resolves, under the address policy.
-    named: Box<Send>,
+    named: Box<Sender>,
     /// To addresses an operator wrote down.
-    direct: Box<Send>,
+    direct: Box<Sender>,
 }
 
 impl Outside {
@@ -133,10 +133,11 @@ fn answer(
     }
 }
 
-fn client(policy: AddressPolicy, connect_timeout: Duration) -> Box<Send> {
+fn client(policy: AddressPolicy, connect_timeout: Duration) -> Box<Sender> {
     let connector = tower::service_fn(move |uri: Uri| {
         let policy = policy.clone();
-        async move { connect(uri, &policy, connect_timeout).await.map(TokioIo::new).map_err(BoxError::from) }
+        // Boxed, because the client wants a future it can move.
+        Box::pin(async move { connect(uri, &policy, connect_timeout).await.map(TokioIo::new).map_err(BoxError::from) })
     });
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())

@@ -104,15 +104,13 @@ impl Proxy {
         let addr = config.ingress_addr;
         let listeners = listen(addr, config.cores).map_err(|source| StartError::Listen { addr, source })?;
         let ingress_addr = listeners[0].local_addr().map_err(|source| StartError::Listen { addr, source })?;
-        let (writer, mut logs, cores_to) =
+        let (writer, logs) =
             Writer::start(config.cores + 1, config.access_log).map_err(StartError::Thread)?;
         let shared = Arc::new(Shared::new(config));
         let mut places: Vec<Arc<PerCore>> = Vec::new();
-        for (index, log) in logs.drain(..).enumerate() {
+        for (index, log) in logs.into_iter().enumerate() {
             places.push(Arc::new(PerCore::new(shared.clone(), index, log)));
         }
-        // The writer waits for exactly this message.
-        drop(cores_to.send(places.clone()));
         let elsewhere = places.pop().expect("there is one place more than cores, and at least one core");
         let (stop, stop_from) = watch::channel(None);
         let (senders, receivers): (Vec<_>, Vec<_>) = places.iter().map(|_| mpsc::channel(HANDOVER_MAX)).unzip();

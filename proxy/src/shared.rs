@@ -1,7 +1,7 @@
 //! What all cores share, and what each core has for itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -79,8 +79,6 @@ pub(crate) struct PerCore {
     pub peers: Peers,
     pub outside: Outside,
     retry_budget: AtomicI64,
-    /// Access records not yet written.
-    pub log_backlog: AtomicU32,
 }
 
 impl PerCore {
@@ -93,7 +91,6 @@ impl PerCore {
             peers: Peers::new(config.peers.clone(), config.connect_timeout),
             outside: Outside::new(config.outside.clone(), config.connect_timeout),
             retry_budget: AtomicI64::new(RETRY_BUDGET_MAX),
-            log_backlog: AtomicU32::new(0),
             shared,
         }
     }

@@ -107,7 +107,7 @@ impl Drop for Ticket {
                 service: self.service.label.clone(),
                 request_id: std::mem::replace(&mut self.request_id, HeaderValue::from_static("")),
             };
-            self.core.log.push(&self.core, record);
+            self.core.log.push(&self.core.shared, record);
         }
     }
 }

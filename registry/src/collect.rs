@@ -43,7 +43,9 @@ impl Registry {
         self.collect_links(now, &mut report).await?;
         self.collect_blobs(now, &mut report).await?;
         self.collect_files(now, &mut report).await?;
-        self.counters.blobs_collected.add(report.blobs_removed as u64);
+        self.counters
+            .blobs_collected
+            .add(report.blobs_removed as u64);
         if report.links_removed + report.blobs_removed > 0 {
             tracing::info!(
                 links = report.links_removed,

@@ -69,7 +69,9 @@ pub struct Digest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
     /// There is no `algorithm:` in front.
-    #[error("\"{0}\" is not a digest: write it as sha256:<64 hex digits> or sha512:<128 hex digits>")]
+    #[error(
+        "\"{0}\" is not a digest: write it as sha256:<64 hex digits> or sha512:<128 hex digits>"
+    )]
     Form(String),
     /// The algorithm is not one of ours.
     #[error("digest algorithm \"{0}\" is not supported: use sha256 or sha512")]
@@ -105,9 +107,7 @@ impl FromStr for Digest {
             .ok_or_else(|| DigestError::Form(shown(text)))?;
         let algorithm: Algorithm = algorithm.parse()?;
         let well_formed = hex.len() == algorithm.hex_len()
-            && hex
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !well_formed {
             return Err(DigestError::Hex(algorithm));
         }

@@ -66,7 +66,10 @@ mod tests {
 
     #[test]
     fn only_old_and_unnamed_links_go() {
-        let link = |ms| LinkRow { size: 1, at: at(ms) };
+        let link = |ms| LinkRow {
+            size: 1,
+            at: at(ms),
+        };
         let links = BTreeMap::from([
             (digest(1), link(0)),
             (digest(2), link(0)),

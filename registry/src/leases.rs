@@ -74,7 +74,10 @@ mod tests {
     #[test]
     fn promises_end_and_a_start_promises_everything() {
         let at = |ms| Timestamp::from_millisecond(ms).unwrap();
-        let (a, b) = (Algorithm::Sha256.digest(b"a"), Algorithm::Sha256.digest(b"b"));
+        let (a, b) = (
+            Algorithm::Sha256.digest(b"a"),
+            Algorithm::Sha256.digest(b"b"),
+        );
         let leases = Leases::new(at(0), 10);
         assert!(leases.holds(&a, at(9)));
         assert!(!leases.holds(&a, at(10)));

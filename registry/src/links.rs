@@ -42,11 +42,7 @@ impl Registry {
     }
 
     /// The stored bytes if they are there in the length they should have.
-    pub(crate) async fn intact(
-        &self,
-        digest: &Digest,
-        size: u64,
-    ) -> Result<Option<Opened>, Error> {
+    pub(crate) async fn intact(&self, digest: &Digest, size: u64) -> Result<Option<Opened>, Error> {
         match self.blobs.open(&Source::Blob(digest.clone())).await? {
             Some(opened) if opened.size == size => Ok(Some(opened)),
             damaged => {

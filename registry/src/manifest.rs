@@ -74,11 +74,13 @@ pub struct View {
     pub artifact_type: Option<String>,
     /// Configuration blob.
     pub config: Option<Descriptor>,
-    /// Layer blobs.
+    /// Layer blobs; `null`, which some writers use for none, is an empty list.
+    #[serde(deserialize_with = "null_is_empty")]
     pub layers: Option<Vec<Descriptor>>,
     /// Blobs of the withdrawn artifact manifest, still pushed by old tools.
     pub blobs: Option<Vec<Descriptor>>,
-    /// Children of an index.
+    /// Children of an index; `null` is an empty list.
+    #[serde(deserialize_with = "null_is_empty")]
     pub manifests: Option<Vec<Descriptor>>,
     /// The manifest this one is about.
     pub subject: Option<Descriptor>,
@@ -183,8 +185,21 @@ pub fn is_image(media_type: &str) -> bool {
     matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)
 }
 
+/// Called only if the field is there.
+fn null_is_empty<'de, D>(deserializer: D) -> Result<Option<Vec<Descriptor>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let list = Option::<Vec<Descriptor>>::deserialize(deserializer)?;
+    Ok(Some(list.unwrap_or_default()))
+}
+
 /// Parses the loose view.
 pub fn view(bytes: &[u8]) -> Result<View, Invalid> {
+    // A derived reader would take an array for a struct's fields in order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Invalid::Unreadable("it is not a JSON object".to_owned()));
+    }
     serde_json::from_slice(bytes).map_err(|error| Invalid::Unreadable(error.to_string()))
 }
 
@@ -373,7 +388,10 @@ mod tests {
     fn what_may_be_absent() {
         let mut far = desc("a/b", b"1");
         far["urls"] = json!(["https://example.com/x"]);
-        let foreign = desc("application/vnd.oci.image.layer.nondistributable.v1.tar", b"2");
+        let foreign = desc(
+            "application/vnd.oci.image.layer.nondistributable.v1.tar",
+            b"2",
+        );
         let facts = check(&image("application/x", vec![far, foreign])).unwrap();
         assert_eq!((facts.blobs.len(), facts.optional.len()), (1, 2));
     }
@@ -390,14 +408,32 @@ mod tests {
             (json!([]), "cannot be read"),
             (json!({}), "no type"),
             (json!({ "mediaType": OCI_MANIFEST }), "schemaVersion"),
-            (json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [] }), "config"),
-            (json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": desc("x", b"") }), "layers"),
-            (json!({ "schemaVersion": 2, "mediaType": OCI_INDEX }), "manifests"),
+            (
+                json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [] }),
+                "config",
+            ),
+            (
+                json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": desc("x", b"") }),
+                "layers",
+            ),
+            (
+                json!({ "schemaVersion": 2, "mediaType": OCI_INDEX }),
+                "manifests",
+            ),
             (mixed, "may not have"),
             (image("application/x", vec![bad_digest]), "layers"),
             (image(wasm::CONFIG, vec![]), "exactly one layer"),
-            (image(wasm::CONFIG, vec![desc("a/b", b"1")]), "exactly one layer"),
-            (image(wasm::CONFIG, vec![desc(wasm::LAYER, b"1"), desc(wasm::LAYER, b"2")]), "2 layers"),
+            (
+                image(wasm::CONFIG, vec![desc("a/b", b"1")]),
+                "exactly one layer",
+            ),
+            (
+                image(
+                    wasm::CONFIG,
+                    vec![desc(wasm::LAYER, b"1"), desc(wasm::LAYER, b"2")],
+                ),
+                "2 layers",
+            ),
         ] {
             let error = check(&value).unwrap_err().to_string();
             assert!(error.contains(want), "{value}: {error}");
@@ -405,7 +441,13 @@ mod tests {
         let value = image("application/x", vec![]).to_string();
         let error = inspect(value.as_bytes(), Some(OCI_INDEX)).unwrap_err();
         assert!(matches!(error, Invalid::TypeMismatch { .. }));
-        assert!(inspect(value.as_bytes(), Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")).is_ok());
+        assert!(
+            inspect(
+                value.as_bytes(),
+                Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")
+            )
+            .is_ok()
+        );
     }
 
     #[test]
@@ -415,5 +457,7 @@ mod tests {
         assert_eq!(facts.children.len(), 1);
         assert_eq!(facts.artifact_type, None);
         assert!(check(&json!({ "mediaType": "application/vnd.example+json", "x": 1 })).is_ok());
+        let null = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": null });
+        assert!(check(&null).unwrap().children.is_empty());
     }
 }

@@ -120,7 +120,11 @@ impl Registry {
     }
 
     /// A manifest, opened.
-    pub(crate) async fn manifest(&self, name: &Name, reference: &Reference) -> Result<Found, Error> {
+    pub(crate) async fn manifest(
+        &self,
+        name: &Name,
+        reference: &Reference,
+    ) -> Result<Found, Error> {
         let (digest, row, _) = self.resolve(name, reference).await?;
         let opened = self.intact(&digest, row.size).await?;
         Ok(Found {
@@ -318,9 +322,7 @@ impl Registry {
                     let row = row.ok_or_else(|| manifest_unknown(reference))?;
                     vec![rows::delete(TAGS, key, rows::as_read(Some(&row)))]
                 }
-                Reference::Digest(digest) => {
-                    self.unmanifest_rows(name, digest, reference).await?
-                }
+                Reference::Digest(digest) => self.unmanifest_rows(name, digest, reference).await?,
             };
             match self.meta.batch(writes).await {
                 Ok(()) => {

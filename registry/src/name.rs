@@ -202,7 +202,17 @@ mod tests {
             assert!(good.parse::<Tag>().is_ok(), "{good}");
         }
         let long = "a".repeat(TAG_BYTES_MAX + 1);
-        for bad in ["", ".a", "-a", "a/b", "a:b", "a+b", "a b", "ä", long.as_str()] {
+        for bad in [
+            "",
+            ".a",
+            "-a",
+            "a/b",
+            "a:b",
+            "a+b",
+            "a b",
+            "ä",
+            long.as_str(),
+        ] {
             assert!(bad.parse::<Tag>().is_err(), "{bad}");
         }
     }

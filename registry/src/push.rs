@@ -262,7 +262,9 @@ impl Registry {
             let full = gathered.len() >= APPEND_BYTES;
             if !gathered.is_empty() && (full || end) {
                 let bytes = std::mem::take(&mut gathered).freeze();
-                self.blobs.append(id, upload.offset(), bytes.clone()).await?;
+                self.blobs
+                    .append(id, upload.offset(), bytes.clone())
+                    .await?;
                 upload.take(&bytes);
                 upload.touch(self.now());
                 self.counters.received_bytes.add(bytes.len() as u64);
@@ -312,7 +314,10 @@ impl Registry {
         upload: &mut Upload,
     ) -> Result<(), Error> {
         if !upload.hash_with(digest.algorithm()) {
-            match self.hash_staged(id, upload.offset(), digest.algorithm()).await {
+            match self
+                .hash_staged(id, upload.offset(), digest.algorithm())
+                .await
+            {
                 Ok(hash) => upload.rehashed(hash),
                 Err(error) => {
                     self.drop_failed(id, upload).await;

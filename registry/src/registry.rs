@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
+use crate::Clock;
 use crate::authorise::{Access, Authorise, Verdict};
 use crate::blobs::{BlobError, Blobs};
 use crate::counters::Counters;
@@ -17,7 +18,6 @@ use crate::limits::Limits;
 use crate::meta::{Meta, Row};
 use crate::rows;
 use crate::upload::{Note, Upload, UploadId};
-use crate::Clock;
 
 /// How often a batch is decided anew after losing a race. Every loss means that somebody else got something done, so a
 /// caller that loses this often is in a crowd and is asked to come back.

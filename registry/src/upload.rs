@@ -47,9 +47,7 @@ impl FromStr for UploadId {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let well_formed = text.len() == ID_HEX_LEN
-            && text
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if well_formed {
             Ok(UploadId(text.to_owned()))
         } else {
@@ -82,7 +80,9 @@ pub enum Refusal {
     #[error("not an upload id")]
     NotAnId,
     /// The chunk does not begin where the session ends.
-    #[error("the chunk must begin at byte {have}: ask for the upload's status and go on from there")]
+    #[error(
+        "the chunk must begin at byte {have}: ask for the upload's status and go on from there"
+    )]
     OutOfOrder {
         /// Bytes the session holds.
         have: u64,
@@ -378,7 +378,10 @@ mod tests {
         let chunk = upload.chunk(None, None, MAX).unwrap();
         upload.take(b" world");
         upload.ended(&chunk).unwrap();
-        assert_eq!(upload.digest().unwrap(), Algorithm::Sha256.digest(b"hello world"));
+        assert_eq!(
+            upload.digest().unwrap(),
+            Algorithm::Sha256.digest(b"hello world")
+        );
     }
 
     #[test]
@@ -405,7 +408,10 @@ mod tests {
         assert!(upload.admits(&chunk, MAX, MAX).is_ok());
         assert!(upload.admits(&chunk, MAX + 1, MAX).is_err());
         upload.stored(Algorithm::Sha256.digest(b""));
-        assert_eq!(upload.chunk(None, None, MAX).unwrap_err(), Refusal::Complete);
+        assert_eq!(
+            upload.chunk(None, None, MAX).unwrap_err(),
+            Refusal::Complete
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn up_hello_answers_and_ctrl_c_ends_it_and_up_finds_it_again() {
     assert!(!c.dir.path().join(".coracle/run.json").exists(), "run.json is removed at exit");
 
     // The same data directory, no application named: it is there and running.
-    let mut again = Cluster::start(c.dir.clone(), ".coracle", vec!["up".into()]);
+    let mut again = Cluster::start(c.dir.clone(), ".coracle", Cluster::up_args(None));
     assert_eq!(again.api(), c.api(), "a port taken by 0 is kept");
     wait_for("hello after the restart", LONG, || match again.get("hello.localhost", "/") {
         Ok(r) if r.status == 200 => Ok(()),

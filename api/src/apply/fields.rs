@@ -50,18 +50,29 @@ pub(super) fn style(parent: Node, field: &str, node: Node) -> Style {
 
 /// The style of an item of a keyed list.
 pub(super) fn item_style(node: Node) -> Style {
-    if matches!(node.shape(), Shape::Struct | Shape::Map) && !mergekeys::atomic_struct(node.name) { Style::Map } else { Style::Whole }
+    if matches!(node.shape(), Shape::Struct | Shape::Map) && !mergekeys::atomic_struct(node.name) {
+        Style::Map
+    } else {
+        Style::Whole
+    }
 }
 
 /// JSON with sorted names, the form of keys in `fieldsV1`.
 pub(super) fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
-            let sorted: BTreeMap<&String, String> = map.iter().map(|(k, v)| (k, canonical(v))).collect();
-            let parts: Vec<String> = sorted.iter().map(|(k, v)| format!("{}:{v}", Value::String((*k).clone()))).collect();
+            let sorted: BTreeMap<&String, String> =
+                map.iter().map(|(k, v)| (k, canonical(v))).collect();
+            let parts: Vec<String> = sorted
+                .iter()
+                .map(|(k, v)| format!("{}:{v}", Value::String((*k).clone())))
+                .collect();
             format!("{{{}}}", parts.join(","))
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(canonical).collect::<Vec<_>>().join(",")
+        ),
         scalar => scalar.to_string(),
     }
 }
@@ -89,7 +100,13 @@ pub(super) fn collect(root: Node, object: &Value) -> Result<Leaves<'_>, ApiError
     Ok(out)
 }
 
-fn walk<'a>(node: Node, style: Style, value: &'a Value, path: &mut Path, out: &mut Leaves<'a>) -> Result<(), ApiError> {
+fn walk<'a>(
+    node: Node,
+    style: Style,
+    value: &'a Value,
+    path: &mut Path,
+    out: &mut Leaves<'a>,
+) -> Result<(), ApiError> {
     match (style, value) {
         (Style::Map, Value::Object(map)) => {
             if map.is_empty() && !path.is_empty() {
@@ -118,7 +135,10 @@ fn walk<'a>(node: Node, style: Style, value: &'a Value, path: &mut Path, out: &m
                 };
                 path.push(step);
                 if out.contains_key(path) {
-                    return Err(ApiError::bad_request(format!("{}: duplicate entries for this key", show(path))));
+                    return Err(ApiError::bad_request(format!(
+                        "{}: duplicate entries for this key",
+                        show(path)
+                    )));
                 }
                 if let Some(child) = node.item() {
                     walk(child, item_style(child), item, path, out)?;
@@ -169,8 +189,14 @@ pub(super) fn decode(fields: &Value) -> FieldSet {
             }
             let step = match key.split_at_checked(2) {
                 Some(("f:", name)) => Step::Field(name.to_string()),
-                Some(("k:", keys)) => Step::Key(serde_json::from_str::<Value>(keys).map_or_else(|_| keys.to_string(), |v| canonical(&v))),
-                Some(("v:", item)) => Step::Item(serde_json::from_str::<Value>(item).map_or_else(|_| item.to_string(), |v| canonical(&v))),
+                Some(("k:", keys)) => Step::Key(
+                    serde_json::from_str::<Value>(keys)
+                        .map_or_else(|_| keys.to_string(), |v| canonical(&v)),
+                ),
+                Some(("v:", item)) => Step::Item(
+                    serde_json::from_str::<Value>(item)
+                        .map_or_else(|_| item.to_string(), |v| canonical(&v)),
+                ),
                 _ => continue,
             };
             path.push(step);

@@ -38,25 +38,55 @@ pub(super) struct Entry {
 pub(super) type Managers = BTreeMap<Manager, Entry>;
 
 pub(super) fn applier(name: &str, subresource: Option<&str>) -> Manager {
-    Manager { operation: "Apply".into(), name: name.into(), subresource: subresource.unwrap_or_default().into(), api_version: String::new() }
+    Manager {
+        operation: "Apply".into(),
+        name: name.into(),
+        subresource: subresource.unwrap_or_default().into(),
+        api_version: String::new(),
+    }
 }
 
 pub(super) fn updater(kind: &Kind, name: &str, subresource: Option<&str>) -> Manager {
-    Manager { operation: "Update".into(), name: name.into(), subresource: subresource.unwrap_or_default().into(), api_version: kind.api_version() }
+    Manager {
+        operation: "Update".into(),
+        name: name.into(),
+        subresource: subresource.unwrap_or_default().into(),
+        api_version: kind.api_version(),
+    }
 }
 
 /// Reads the entries; malformed ones are left out.
 pub(super) fn read(object: &Value) -> Managers {
     let mut all = Managers::new();
-    for entry in object["metadata"]["managedFields"].as_array().into_iter().flatten() {
+    for entry in object["metadata"]["managedFields"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
         let text = |field: &str| entry[field].as_str().unwrap_or_default().to_string();
         let operation = text("operation");
         if !matches!(operation.as_str(), "Apply" | "Update") {
             continue;
         }
-        let api_version = if operation == "Apply" { String::new() } else { text("apiVersion") };
-        let manager = Manager { operation, name: text("manager"), subresource: text("subresource"), api_version };
-        all.insert(manager, Entry { api_version: text("apiVersion"), time: text("time"), fields: decode(&entry["fieldsV1"]) });
+        let api_version = if operation == "Apply" {
+            String::new()
+        } else {
+            text("apiVersion")
+        };
+        let manager = Manager {
+            operation,
+            name: text("manager"),
+            subresource: text("subresource"),
+            api_version,
+        };
+        all.insert(
+            manager,
+            Entry {
+                api_version: text("apiVersion"),
+                time: text("time"),
+                fields: decode(&entry["fieldsV1"]),
+            },
+        );
     }
     all
 }
@@ -89,14 +119,26 @@ pub(super) fn write(object: &mut Value, mut all: Managers) {
 }
 
 fn fold_old(all: &mut Managers) {
-    let mut updates: Vec<(String, Manager)> =
-        all.iter().filter(|(m, _)| m.operation == "Update" && m.name != ANCIENT).map(|(m, e)| (e.time.clone(), m.clone())).collect();
+    let mut updates: Vec<(String, Manager)> = all
+        .iter()
+        .filter(|(m, _)| m.operation == "Update" && m.name != ANCIENT)
+        .map(|(m, e)| (e.time.clone(), m.clone()))
+        .collect();
     updates.sort();
     let excess = updates.len().saturating_sub(MAX_UPDATE_MANAGERS);
     for (_, manager) in updates.into_iter().take(excess) {
-        let Some(old) = all.remove(&manager) else { continue };
-        let home = Manager { name: ANCIENT.into(), subresource: String::new(), ..manager };
-        let ancient = all.entry(home).or_insert_with(|| Entry { fields: FieldSet::new(), ..old.clone() });
+        let Some(old) = all.remove(&manager) else {
+            continue;
+        };
+        let home = Manager {
+            name: ANCIENT.into(),
+            subresource: String::new(),
+            ..manager
+        };
+        let ancient = all.entry(home).or_insert_with(|| Entry {
+            fields: FieldSet::new(),
+            ..old.clone()
+        });
         ancient.time = old.time;
         ancient.fields.extend(old.fields);
     }

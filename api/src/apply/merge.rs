@@ -23,7 +23,10 @@ pub(super) fn merge(node: Node, how: Style, live: Option<&Value>, applied: &Valu
             Value::Object(out)
         }
         (Style::Keyed(keys), live, Value::Array(applied)) => {
-            let live = live.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let live = live
+                .and_then(Value::as_array)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             let id = |item: &Value| key_step(item, keys);
             merge_lists(live, applied, id, |old, new| match node.item() {
                 Some(child) => merge(child, item_style(child), old, new),
@@ -31,15 +34,28 @@ pub(super) fn merge(node: Node, how: Style, live: Option<&Value>, applied: &Valu
             })
         }
         (Style::Set, live, Value::Array(applied)) => {
-            let live = live.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            merge_lists(live, applied, |item| Some(Step::Item(canonical(item))), |_, new| new.clone())
+            let live = live
+                .and_then(Value::as_array)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
+            merge_lists(
+                live,
+                applied,
+                |item| Some(Step::Item(canonical(item))),
+                |_, new| new.clone(),
+            )
         }
         (_, _, applied) => applied.clone(),
     }
 }
 
 /// Applied items in their order; items that only the live list has keep their place among those both have.
-fn merge_lists(live: &[Value], applied: &[Value], id: impl Fn(&Value) -> Option<Step>, join: impl Fn(Option<&Value>, &Value) -> Value) -> Value {
+fn merge_lists(
+    live: &[Value],
+    applied: &[Value],
+    id: impl Fn(&Value) -> Option<Step>,
+    join: impl Fn(Option<&Value>, &Value) -> Value,
+) -> Value {
     let live_ids: Vec<Option<Step>> = live.iter().map(&id).collect();
     let applied_ids: Vec<Option<Step>> = applied.iter().map(&id).collect();
     let mut out = Vec::with_capacity(live.len().max(applied.len()));
@@ -68,14 +84,18 @@ fn merge_lists(live: &[Value], applied: &[Value], id: impl Fn(&Value) -> Option<
 pub(super) fn remove(object: &mut Value, path: &[Step], keep: &dyn Fn(&Path) -> bool) {
     let mut path: Path = path.to_vec();
     while let Some(last) = path.pop() {
-        let Some(parent) = find(object, &path) else { return };
+        let Some(parent) = find(object, &path) else {
+            return;
+        };
         match (parent, last) {
             (Value::Object(map), Step::Field(name)) => drop(map.remove(&name)),
             (Value::Array(items), step) => items.retain(|item| !is(item, &step)),
             _ => return,
         }
         // Root and top-level fields (metadata, spec) stay, and so does an item of a list: it is owned by itself.
-        let empty = find(object, &path).is_some_and(|v| v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty));
+        let empty = find(object, &path).is_some_and(|v| {
+            v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty)
+        });
         if path.len() < 2 || !empty || !matches!(path.last(), Some(Step::Field(_))) || keep(&path) {
             return;
         }
@@ -123,9 +143,22 @@ mod tests {
             (json!([1, 2]), json!([2, 3]), json!([1, 2, 3])),
             (json!([]), json!([1]), json!([1])),
             (json!([1]), json!([]), json!([1])),
-            (json!([9, 1, 8, 2, 7]), json!([1, 2]), json!([9, 1, 8, 2, 7])),
+            (
+                json!([9, 1, 8, 2, 7]),
+                json!([1, 2]),
+                json!([9, 1, 8, 2, 7]),
+            ),
         ] {
-            assert_eq!(merge_lists(live.as_array().unwrap(), applied.as_array().unwrap(), ids, |_, n| n.clone()), want, "{live} {applied}");
+            assert_eq!(
+                merge_lists(
+                    live.as_array().unwrap(),
+                    applied.as_array().unwrap(),
+                    ids,
+                    |_, n| n.clone()
+                ),
+                want,
+                "{live} {applied}"
+            );
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::error::Cause;
 use crate::schema::{self, Node};
-use crate::{ApiError, Kind, meta};
+use crate::{ApiError, Kind};
 use fields::{FieldSet, Leaves, Path, Step, Style, collect, show};
 use managers::{Entry, Manager, Managers};
 
@@ -20,9 +20,19 @@ use managers::{Entry, Manager, Managers};
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// Fields of `metadata` that belong to the server or are the object's identity: nobody owns them.
-const UNOWNED_METADATA: &[&str] =
-    &["name", "namespace", "generateName", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
-      "deletionGracePeriodSeconds", "selfLink", "managedFields"];
+const UNOWNED_METADATA: &[&str] = &[
+    "name",
+    "namespace",
+    "generateName",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+    "managedFields",
+];
 
 /// The object after `manager` applied `applied`, with its new `managedFields`.
 ///
@@ -41,9 +51,14 @@ pub fn server_side(
     now: Timestamp,
 ) -> Result<Value, ApiError> {
     if manager.is_empty() {
-        return Err(ApiError::bad_request("fieldManager is required for server-side apply"));
+        return Err(ApiError::bad_request(
+            "fieldManager is required for server-side apply",
+        ));
     }
-    if !applied["metadata"]["managedFields"].as_array().is_none_or(Vec::is_empty) {
+    if !applied["metadata"]["managedFields"]
+        .as_array()
+        .is_none_or(Vec::is_empty)
+    {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     let root = root(kind)?;
@@ -52,7 +67,11 @@ pub fn server_side(
     let before_leaves = owned(collect(root, &before)?);
     let mut managers = managers::read(&before);
     if live.is_some() && managers.is_empty() && !before_leaves.is_empty() {
-        let entry = Entry { api_version: kind.api_version(), time: managers::stamp(now), fields: before_leaves.keys().cloned().collect() };
+        let entry = Entry {
+            api_version: kind.api_version(),
+            time: managers::stamp(now),
+            fields: before_leaves.keys().cloned().collect(),
+        };
         managers.insert(managers::updater(kind, BEFORE_FIRST_APPLY, None), entry);
     }
     let me = managers::applier(manager, subresource);
@@ -70,7 +89,14 @@ pub fn server_side(
     if let (true, Some(live)) = (unchanged, live) {
         return Ok(live.clone());
     }
-    managers.insert(me, Entry { api_version: kind.api_version(), time: managers::stamp(now), fields: mine });
+    managers.insert(
+        me,
+        Entry {
+            api_version: kind.api_version(),
+            time: managers::stamp(now),
+            fields: mine,
+        },
+    );
     managers::write(&mut after, managers);
     Ok(after)
 }
@@ -78,24 +104,52 @@ pub fn server_side(
 /// Records in `new.metadata.managedFields` that `manager` wrote what differs from `old` (everything, if there is no
 /// `old`); what it changed, others own no longer. An explicit empty `managedFields` in `new` clears the record, as
 /// Kubernetes documents. A write that changes nothing leaves the record as it was.
-pub fn track_update(kind: &Kind, old: Option<&Value>, new: &mut Value, manager: &str, subresource: Option<&str>, now: Timestamp) {
-    let cleared = new["metadata"]["managedFields"].as_array().is_some_and(|list| list.iter().all(|e| e.as_object().is_none_or(|e| e.is_empty())));
+pub fn track_update(
+    kind: &Kind,
+    old: Option<&Value>,
+    new: &mut Value,
+    manager: &str,
+    subresource: Option<&str>,
+    now: Timestamp,
+) {
+    let cleared = new["metadata"]["managedFields"]
+        .as_array()
+        .is_some_and(|list| {
+            list.iter()
+                .all(|e| e.as_object().is_none_or(|e| e.is_empty()))
+        });
     let empty = Value::Object(serde_json::Map::new());
     let old = old.unwrap_or(&empty);
     // A client may send the record back edited (kubectl does, to migrate ownership); else it is the old object's.
-    let source = if cleared || new["metadata"]["managedFields"].is_array() { &*new } else { old };
-    let mut all = if cleared { Managers::new() } else { managers::read(source) };
+    let source = if cleared || new["metadata"]["managedFields"].is_array() {
+        &*new
+    } else {
+        old
+    };
+    let mut all = if cleared {
+        Managers::new()
+    } else {
+        managers::read(source)
+    };
     let Ok(root) = root(kind) else { return };
     // A list with doubled keys cannot be told apart: validation refuses such an object, nothing is recorded for it.
-    let (Ok(before), Ok(after)) = (collect(root, old), collect(root, new)) else { return };
+    let (Ok(before), Ok(after)) = (collect(root, old), collect(root, new)) else {
+        return;
+    };
     let change = Change::between(&owned(before), &owned(after));
     if !cleared && !change.is_empty() {
         let written: FieldSet = change.written().cloned().collect();
         for entry in all.values_mut() {
-            entry.fields.retain(|p| !written.contains(p) && !change.removed.contains(p));
+            entry
+                .fields
+                .retain(|p| !written.contains(p) && !change.removed.contains(p));
         }
         let me = managers::updater(kind, manager, subresource);
-        let entry = all.entry(me).or_insert_with(|| Entry { api_version: kind.api_version(), time: String::new(), fields: FieldSet::new() });
+        let entry = all.entry(me).or_insert_with(|| Entry {
+            api_version: kind.api_version(),
+            time: String::new(),
+            fields: FieldSet::new(),
+        });
         entry.fields.extend(written);
         entry.time = managers::stamp(now);
     }
@@ -103,14 +157,25 @@ pub fn track_update(kind: &Kind, old: Option<&Value>, new: &mut Value, manager: 
 }
 
 fn root(kind: &Kind) -> Result<Node, ApiError> {
-    Node::of(kind).ok_or_else(|| ApiError::new(415, "UnsupportedMediaType", format!("{} has no schema: server-side apply is not possible", kind.kind)))
+    Node::of(kind).ok_or_else(|| {
+        ApiError::new(
+            415,
+            "UnsupportedMediaType",
+            format!(
+                "{} has no schema: server-side apply is not possible",
+                kind.kind
+            ),
+        )
+    })
 }
 
 /// The part of the configuration that this request may set.
 fn configuration(kind: &Kind, applied: &Value, subresource: Option<&str>) -> Value {
     let mut config = applied.clone();
     schema::normalise(kind, &mut config);
-    let Some(map) = config.as_object_mut() else { return config };
+    let Some(map) = config.as_object_mut() else {
+        return config;
+    };
     match subresource {
         Some("status") => {
             map.retain(|k, _| matches!(k.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
@@ -122,7 +187,10 @@ fn configuration(kind: &Kind, applied: &Value, subresource: Option<&str>) -> Val
         _ => {}
     }
     if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in UNOWNED_METADATA.iter().filter(|f| !matches!(**f, "name" | "namespace")) {
+        for field in UNOWNED_METADATA
+            .iter()
+            .filter(|f| !matches!(**f, "name" | "namespace"))
+        {
             metadata.remove(*field);
         }
     }
@@ -136,7 +204,8 @@ fn owned(leaves: Leaves<'_>) -> Leaves<'_> {
         .into_iter()
         .filter(|(path, _)| {
             let identity = is(path.first(), "apiVersion") || is(path.first(), "kind");
-            let server = is(path.first(), "metadata") && UNOWNED_METADATA.iter().any(|name| is(path.get(1), name));
+            let server = is(path.first(), "metadata")
+                && UNOWNED_METADATA.iter().any(|name| is(path.get(1), name));
             !identity && !server && *path != [Step::Field("metadata".into())]
         })
         .collect()
@@ -152,9 +221,21 @@ struct Change {
 impl Change {
     fn between(before: &Leaves<'_>, after: &Leaves<'_>) -> Self {
         Self {
-            added: after.keys().filter(|p| !before.contains_key(*p)).cloned().collect(),
-            modified: after.iter().filter(|(p, v)| before.get(*p).is_some_and(|old| old != *v)).map(|(p, _)| p.clone()).collect(),
-            removed: before.keys().filter(|p| !after.contains_key(*p)).cloned().collect(),
+            added: after
+                .keys()
+                .filter(|p| !before.contains_key(*p))
+                .cloned()
+                .collect(),
+            modified: after
+                .iter()
+                .filter(|(p, v)| before.get(*p).is_some_and(|old| old != *v))
+                .map(|(p, _)| p.clone())
+                .collect(),
+            removed: before
+                .keys()
+                .filter(|p| !after.contains_key(*p))
+                .cloned()
+                .collect(),
         }
     }
 
@@ -171,10 +252,17 @@ impl Change {
 /// them, because an item is found by its keys; the keys of an item that stays for another owner stay too.
 fn take_out_abandoned(object: &mut Value, last: &FieldSet, mine: &FieldSet, others: &Managers) {
     let claimed = |path: &Path| {
-        let below = |set: &FieldSet| set.range(path.clone()..).next().is_some_and(|p| p.starts_with(path));
+        let below = |set: &FieldSet| {
+            set.range(path.clone()..)
+                .next()
+                .is_some_and(|p| p.starts_with(path))
+        };
         below(mine) || others.values().any(|e| below(&e.fields))
     };
-    let mut gone: Vec<&Path> = last.iter().filter(|p| !mine.contains(*p) && !claimed(p) && !merge::is_key(p)).collect();
+    let mut gone: Vec<&Path> = last
+        .iter()
+        .filter(|p| !mine.contains(*p) && !claimed(p) && !merge::is_key(p))
+        .collect();
     gone.sort_by_key(|p| p.len());
     for path in gone {
         merge::remove(object, path, &claimed);
@@ -182,15 +270,28 @@ fn take_out_abandoned(object: &mut Value, last: &FieldSet, mine: &FieldSet, othe
 }
 
 /// Finds fields that others own and that change; refuses, or with `force` takes them. What is gone nobody owns.
-fn resolve(others: &mut Managers, change: &Change, mine: &FieldSet, force: bool) -> Result<(), ApiError> {
+fn resolve(
+    others: &mut Managers,
+    change: &Change,
+    mine: &FieldSet,
+    force: bool,
+) -> Result<(), ApiError> {
     let mut causes = Vec::new();
     let mut by_manager: Vec<(String, Vec<String>)> = Vec::new();
     for (manager, entry) in others.iter_mut() {
-        let clash: Vec<Path> = change.written().filter(|p| mine.contains(*p) && entry.fields.contains(*p)).cloned().collect();
+        let clash: Vec<Path> = change
+            .written()
+            .filter(|p| mine.contains(*p) && entry.fields.contains(*p))
+            .cloned()
+            .collect();
         if !force && !clash.is_empty() {
             let who = describe(manager, entry);
             by_manager.push((who.clone(), clash.iter().map(|p| show(p)).collect()));
-            causes.extend(clash.iter().map(|p| Cause { field: show(p), reason: "FieldManagerConflict".into(), message: format!("conflict with {who}") }));
+            causes.extend(clash.iter().map(|p| Cause {
+                field: show(p),
+                reason: "FieldManagerConflict".into(),
+                message: format!("conflict with {who}"),
+            }));
         }
         for path in clash.iter().chain(&change.removed) {
             entry.fields.remove(path);
@@ -204,11 +305,22 @@ fn resolve(others: &mut Managers, change: &Change, mine: &FieldSet, force: bool)
     {
         format!("conflict with {who}: {path}")
     } else {
-        let each: Vec<String> = by_manager.iter().map(|(who, paths)| format!("conflicts with {who}:\n- {}", paths.join("\n- "))).collect();
+        let each: Vec<String> = by_manager
+            .iter()
+            .map(|(who, paths)| format!("conflicts with {who}:\n- {}", paths.join("\n- ")))
+            .collect();
         each.join("\n")
     };
-    let plural = if causes.len() == 1 { "conflict" } else { "conflicts" };
-    let mut error = ApiError::new(409, "Conflict", format!("Apply failed with {} {plural}: {text}", causes.len()));
+    let plural = if causes.len() == 1 {
+        "conflict"
+    } else {
+        "conflicts"
+    };
+    let mut error = ApiError::new(
+        409,
+        "Conflict",
+        format!("Apply failed with {} {plural}: {text}", causes.len()),
+    );
     error.causes = causes;
     Err(error)
 }

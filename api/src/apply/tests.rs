@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::meta;
 
 fn kind() -> &'static Kind {
     crate::kinds::by_word("deploy").unwrap()
@@ -23,7 +24,12 @@ fn config(replicas: Option<i64>, image: &str) -> Value {
     d
 }
 
-fn apply(live: Option<&Value>, applied: &Value, manager: &str, force: bool) -> Result<Value, ApiError> {
+fn apply(
+    live: Option<&Value>,
+    applied: &Value,
+    manager: &str,
+    force: bool,
+) -> Result<Value, ApiError> {
     server_side(kind(), live, applied, manager, force, None, at(0))
 }
 
@@ -42,16 +48,31 @@ fn the_first_apply_creates_and_owns() {
     assert_eq!(record[0]["operation"], "Apply");
     assert_eq!(record[0]["apiVersion"], "apps/v1");
     assert_eq!(record[0]["fieldsV1"]["f:spec"]["f:replicas"], json!({}));
-    assert_eq!(record[0]["fieldsV1"]["f:metadata"], json!({"f:labels": {"f:app": {}}}));
+    assert_eq!(
+        record[0]["fieldsV1"]["f:metadata"],
+        json!({"f:labels": {"f:app": {}}})
+    );
     let container = &record[0]["fieldsV1"]["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"web\"}"];
     assert_eq!(container["."], json!({}));
-    assert_eq!(container["f:ports"]["k:{\"containerPort\":80,\"protocol\":\"TCP\"}"]["f:containerPort"], json!({}));
+    assert_eq!(
+        container["f:ports"]["k:{\"containerPort\":80,\"protocol\":\"TCP\"}"]["f:containerPort"],
+        json!({})
+    );
 }
 
 #[test]
 fn the_same_apply_again_changes_nothing_at_all() {
     let first = apply(None, &config(Some(3), "a:1"), "kubectl", false).unwrap();
-    let again = server_side(kind(), Some(&first), &config(Some(3), "a:1"), "kubectl", false, None, at(60)).unwrap();
+    let again = server_side(
+        kind(),
+        Some(&first),
+        &config(Some(3), "a:1"),
+        "kubectl",
+        false,
+        None,
+        at(60),
+    )
+    .unwrap();
     assert_eq!(again, first);
 }
 
@@ -60,16 +81,37 @@ fn another_owner_conflicts_until_forced() {
     let live = apply(None, &config(Some(3), "a:1"), "kubectl", false).unwrap();
     let error = apply(Some(&live), &config(Some(5), "a:1"), "scaler", false).unwrap_err();
     assert_eq!((error.code, error.reason), (409, "Conflict"));
-    assert_eq!(error.message, "Apply failed with 1 conflict: conflict with \"kubectl\": .spec.replicas");
-    assert_eq!(error.causes, [Cause { field: ".spec.replicas".into(), reason: "FieldManagerConflict".into(), message: "conflict with \"kubectl\"".into() }]);
+    assert_eq!(
+        error.message,
+        "Apply failed with 1 conflict: conflict with \"kubectl\": .spec.replicas"
+    );
+    assert_eq!(
+        error.causes,
+        [Cause {
+            field: ".spec.replicas".into(),
+            reason: "FieldManagerConflict".into(),
+            message: "conflict with \"kubectl\"".into()
+        }]
+    );
 
     let shared = apply(Some(&live), &config(Some(3), "a:1"), "scaler", false).unwrap();
-    assert_eq!(shared["metadata"]["managedFields"].as_array().unwrap().len(), 2, "an equal value is shared, not in conflict");
+    assert_eq!(
+        shared["metadata"]["managedFields"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2,
+        "an equal value is shared, not in conflict"
+    );
 
     let forced = apply(Some(&live), &config(Some(5), "a:1"), "scaler", true).unwrap();
     assert_eq!(forced["spec"]["replicas"], 5);
     let error = apply(Some(&forced), &config(Some(3), "a:2"), "kubectl", false).unwrap_err();
-    assert_eq!(error.causes.len(), 2, "the scaler owns replicas now, and shares the image: {error}");
+    assert_eq!(
+        error.causes.len(),
+        2,
+        "the scaler owns replicas now, and shares the image: {error}"
+    );
     assert!(error.message.starts_with("Apply failed with 2 conflicts: conflicts with \"scaler\":\n- .spec.replicas\n- .spec.template"), "{error}");
 }
 
@@ -84,12 +126,22 @@ fn fields_no_longer_applied_go_unless_shared() {
     assert_eq!(kept["spec"]["replicas"], 3);
 
     let mut no_ports = config(Some(3), "a:1");
-    no_ports["spec"]["template"]["spec"]["containers"][0].as_object_mut().unwrap().remove("ports");
+    no_ports["spec"]["template"]["spec"]["containers"][0]
+        .as_object_mut()
+        .unwrap()
+        .remove("ports");
     let done = apply(Some(&live), &no_ports, "kubectl", false).unwrap();
-    assert_eq!(without_record(done), no_ports, "the emptied list goes with its last item");
+    assert_eq!(
+        without_record(done),
+        no_ports,
+        "the emptied list goes with its last item"
+    );
 
     let mut no_labels = config(Some(3), "a:1");
-    no_labels["metadata"].as_object_mut().unwrap().remove("labels");
+    no_labels["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("labels");
     let done = apply(Some(&live), &no_labels, "kubectl", false).unwrap();
     assert_eq!(without_record(done), no_labels);
 }
@@ -101,7 +153,12 @@ fn a_container_of_another_manager_stays() {
         "spec": {"template": {"spec": {"containers": [{"name": "side", "image": "s:1"}]}}}});
     let live = apply(Some(&live), &sidecar, "injector", false).unwrap();
     let names = |d: &Value| -> Vec<String> {
-        d["spec"]["template"]["spec"]["containers"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap().into()).collect()
+        d["spec"]["template"]["spec"]["containers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c["name"].as_str().unwrap().into())
+            .collect()
     };
     assert_eq!(names(&live), ["web", "side"]);
     let live = apply(Some(&live), &config(Some(3), "a:2"), "kubectl", false).unwrap();
@@ -116,14 +173,29 @@ fn updates_take_ownership_of_what_they_change() {
     let live = apply(None, &config(Some(3), "a:1"), "kubectl", false).unwrap();
     let mut scaled = live.clone();
     scaled["spec"]["replicas"] = json!(7);
-    track_update(kind(), Some(&live), &mut scaled, "kubectl-scale", Some("scale"), at(5));
-    let record = scaled["metadata"]["managedFields"].as_array().unwrap().clone();
+    track_update(
+        kind(),
+        Some(&live),
+        &mut scaled,
+        "kubectl-scale",
+        Some("scale"),
+        at(5),
+    );
+    let record = scaled["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .clone();
     assert_eq!(record.len(), 2);
     assert_eq!(record[0]["fieldsV1"]["f:spec"].get("f:replicas"), None);
     assert_eq!(record[1]["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
     assert_eq!(record[1]["subresource"], "scale");
     let error = apply(Some(&scaled), &config(Some(3), "a:1"), "kubectl", false).unwrap_err();
-    assert!(error.message.contains("conflict with \"kubectl-scale\" with subresource \"scale\" using apps/v1 at 20"), "{error}");
+    assert!(
+        error.message.contains(
+            "conflict with \"kubectl-scale\" with subresource \"scale\" using apps/v1 at 20"
+        ),
+        "{error}"
+    );
     let mut same = scaled.clone();
     track_update(kind(), Some(&scaled), &mut same, "someone", None, at(9));
     assert_eq!(same, scaled, "a write that changes nothing leaves no trace");
@@ -133,7 +205,10 @@ fn updates_take_ownership_of_what_they_change() {
 fn creating_and_clearing_the_record() {
     let mut created = config(Some(1), "a:1");
     track_update(kind(), None, &mut created, "kubectl-create", None, at(0));
-    assert_eq!(created["metadata"]["managedFields"][0]["operation"], "Update");
+    assert_eq!(
+        created["metadata"]["managedFields"][0]["operation"],
+        "Update"
+    );
     let mut cleared = created.clone();
     cleared["metadata"]["managedFields"] = json!([{}]);
     track_update(kind(), Some(&created), &mut cleared, "x", None, at(1));
@@ -148,11 +223,19 @@ fn many_updaters_are_folded() {
     for i in 0..30 {
         let old = live.clone();
         live["metadata"]["labels"][format!("l{i}")] = json!("x");
-        track_update(kind(), Some(&old), &mut live, &format!("m{i:02}"), None, at(i));
+        track_update(
+            kind(),
+            Some(&old),
+            &mut live,
+            &format!("m{i:02}"),
+            None,
+            at(i),
+        );
     }
     let record = live["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(record.len(), 11);
-    assert!(record.iter().any(|e| e["manager"] == "ancient-changes" && e["fieldsV1"]["f:metadata"]["f:labels"]["f:l0"].is_object()));
+    assert!(record.iter().any(|e| e["manager"] == "ancient-changes"
+        && e["fieldsV1"]["f:metadata"]["f:labels"]["f:l0"].is_object()));
 }
 
 #[test]
@@ -161,9 +244,24 @@ fn status_belongs_to_its_subresource() {
     with_status["status"] = json!({"replicas": 9});
     let live = apply(None, &with_status, "kubectl", false).unwrap();
     assert_eq!(live.get("status"), None);
-    let live = server_side(kind(), Some(&live), &with_status, "controller", false, Some("status"), at(1)).unwrap();
+    let live = server_side(
+        kind(),
+        Some(&live),
+        &with_status,
+        "controller",
+        false,
+        Some("status"),
+        at(1),
+    )
+    .unwrap();
     assert_eq!(live["status"]["replicas"], 9);
-    let entry = live["metadata"]["managedFields"].as_array().unwrap().iter().find(|e| e["manager"] == "controller").unwrap().clone();
+    let entry = live["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|e| e["manager"] == "controller")
+        .unwrap()
+        .clone();
     assert_eq!(entry["fieldsV1"], json!({"f:status": {"f:replicas": {}}}));
     assert_eq!(entry["subresource"], "status");
 }
@@ -171,15 +269,27 @@ fn status_belongs_to_its_subresource() {
 #[test]
 fn bad_configurations_are_refused() {
     for (change, word) in [
-        (json!({"metadata": {"managedFields": [{"manager": "x"}]}}), "managedFields must be nil"),
-        (json!({"spec": {"template": {"spec": {"containers": [{"image": "x"}]}}}}), "lacks its key name"),
-        (json!({"spec": {"template": {"spec": {"containers": [{"name": "a"}, {"name": "a"}]}}}}), "duplicate entries"),
+        (
+            json!({"metadata": {"managedFields": [{"manager": "x"}]}}),
+            "managedFields must be nil",
+        ),
+        (
+            json!({"spec": {"template": {"spec": {"containers": [{"image": "x"}]}}}}),
+            "lacks its key name",
+        ),
+        (
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "a"}, {"name": "a"}]}}}}),
+            "duplicate entries",
+        ),
     ] {
         let error = apply(None, &change, "kubectl", false).unwrap_err();
         assert_eq!(error.code, 400);
         assert!(error.message.contains(word), "{error}");
     }
-    assert_eq!(apply(None, &config(None, "a"), "", false).unwrap_err().code, 400);
+    assert_eq!(
+        apply(None, &config(None, "a"), "", false).unwrap_err().code,
+        400
+    );
 }
 
 prop_compose! {
@@ -248,14 +358,20 @@ proptest! {
 
 /// The merge patch from `a` to `b`.
 fn difference(a: &Value, b: &Value) -> Value {
-    let (Some(x), Some(y)) = (a.as_object(), b.as_object()) else { return b.clone() };
+    let (Some(x), Some(y)) = (a.as_object(), b.as_object()) else {
+        return b.clone();
+    };
     let mut out = serde_json::Map::new();
     for key in x.keys().filter(|k| !y.contains_key(*k)) {
         out.insert(key.clone(), Value::Null);
     }
     for (key, value) in y {
         if x.get(key) != Some(value) {
-            out.insert(key.clone(), x.get(key).map_or_else(|| value.clone(), |old| difference(old, value)));
+            out.insert(
+                key.clone(),
+                x.get(key)
+                    .map_or_else(|| value.clone(), |old| difference(old, value)),
+            );
         }
     }
     Value::Object(out)
@@ -263,7 +379,9 @@ fn difference(a: &Value, b: &Value) -> Value {
 
 /// The strategic patch from `a` to `b`, written the way kubectl does: element order, deletions by key.
 fn strategic_difference(node: Option<Node>, a: &Value, b: &Value) -> Value {
-    let (Some(x), Some(y)) = (a.as_object(), b.as_object()) else { return b.clone() };
+    let (Some(x), Some(y)) = (a.as_object(), b.as_object()) else {
+        return b.clone();
+    };
     let mut out = serde_json::Map::new();
     for key in x.keys().filter(|k| !y.contains_key(*k)) {
         out.insert(key.clone(), Value::Null);
@@ -284,12 +402,20 @@ fn strategic_difference(node: Option<Node>, a: &Value, b: &Value) -> Value {
                 let mut patch = Vec::new();
                 for n in new {
                     let found = old.iter().find(|o| o[k] == n[k]);
-                    let mut d = found.map_or_else(|| n.clone(), |o| strategic_difference(item, o, n));
+                    let mut d =
+                        found.map_or_else(|| n.clone(), |o| strategic_difference(item, o, n));
                     d[k] = n[k].clone();
                     patch.push(d);
                 }
-                patch.extend(old.iter().filter(|o| !new.iter().any(|n| n[k] == o[k])).map(|o| json!({k: o[k], "$patch": "delete"})));
-                out.insert(format!("$setElementOrder/{key}"), new.iter().map(|n| json!({k: n[k]})).collect());
+                patch.extend(
+                    old.iter()
+                        .filter(|o| !new.iter().any(|n| n[k] == o[k]))
+                        .map(|o| json!({k: o[k], "$patch": "delete"})),
+                );
+                out.insert(
+                    format!("$setElementOrder/{key}"),
+                    new.iter().map(|n| json!({k: n[k]})).collect(),
+                );
                 out.insert(key.clone(), json!(patch));
             }
             (Some(crate::mergekeys::Strategic::Union), Some(old), Some(new)) => {

@@ -16,18 +16,34 @@ pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
 /// whose `test` fails, is a 422 that names the operation.
 pub fn json(live: &Value, ops: &Value) -> Result<Value, ApiError> {
     let Some(list) = ops.as_array() else {
-        return Err(ApiError::bad_request("a JSON patch must be a list of operations, such as [{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":2}]"));
+        return Err(ApiError::bad_request(
+            "a JSON patch must be a list of operations, such as [{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":2}]",
+        ));
     };
     if list.len() > MAX_JSON_PATCH_OPERATIONS {
-        let text = format!("the allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {}", list.len());
+        let text = format!(
+            "the allowed maximum operations in a JSON patch is {MAX_JSON_PATCH_OPERATIONS}, got {}",
+            list.len()
+        );
         return Err(ApiError::new(413, "RequestEntityTooLarge", text));
     }
-    let patch: json_patch::Patch =
-        serde_json::from_value(ops.clone()).map_err(|e| ApiError::bad_request(format!("the JSON patch is not well formed: {e}")))?;
+    let patch: json_patch::Patch = serde_json::from_value(ops.clone())
+        .map_err(|e| ApiError::bad_request(format!("the JSON patch is not well formed: {e}")))?;
     let mut object = live.clone();
     json_patch::patch(&mut object, &patch).map_err(|e| {
-        let what = patch.0.get(e.operation).map(|op| serde_json::to_string(op).unwrap_or_default()).unwrap_or_default();
-        let mut error = ApiError::new(422, "Invalid", format!("the JSON patch does not apply: operation {} {what}: {}", e.operation, e.kind));
+        let what = patch
+            .0
+            .get(e.operation)
+            .map(|op| serde_json::to_string(op).unwrap_or_default())
+            .unwrap_or_default();
+        let mut error = ApiError::new(
+            422,
+            "Invalid",
+            format!(
+                "the JSON patch does not apply: operation {} {what}: {}",
+                e.operation, e.kind
+            ),
+        );
         error.causes.push(crate::error::Cause {
             field: e.path.to_string(),
             reason: "FieldValueInvalid".into(),
@@ -52,13 +68,31 @@ mod tests {
     #[test]
     fn json_patches_apply_or_say_which_operation_fails() {
         let live = json!({"spec": {"replicas": 1, "list": [1, 2]}});
-        let done = json(&live, &json!([{"op": "test", "path": "/spec/replicas", "value": 1}, {"op": "replace", "path": "/spec/replicas", "value": 3},
-            {"op": "add", "path": "/spec/list/-", "value": 3}, {"op": "remove", "path": "/spec/list/0"}]));
-        assert_eq!(done.unwrap(), json!({"spec": {"replicas": 3, "list": [2, 3]}}));
+        let done = json(
+            &live,
+            &json!([{"op": "test", "path": "/spec/replicas", "value": 1}, {"op": "replace", "path": "/spec/replicas", "value": 3},
+            {"op": "add", "path": "/spec/list/-", "value": 3}, {"op": "remove", "path": "/spec/list/0"}]),
+        );
+        assert_eq!(
+            done.unwrap(),
+            json!({"spec": {"replicas": 3, "list": [2, 3]}})
+        );
         for (ops, code, word) in [
-            (json!([{"op": "test", "path": "/spec/replicas", "value": 2}]), 422, "did not match"),
-            (json!([{"op": "remove", "path": "/spec/nothing"}]), 422, "path is invalid"),
-            (json!([{"op": "jump", "path": "/spec"}]), 400, "not well formed"),
+            (
+                json!([{"op": "test", "path": "/spec/replicas", "value": 2}]),
+                422,
+                "did not match",
+            ),
+            (
+                json!([{"op": "remove", "path": "/spec/nothing"}]),
+                422,
+                "path is invalid",
+            ),
+            (
+                json!([{"op": "jump", "path": "/spec"}]),
+                400,
+                "not well formed",
+            ),
             (json!({"spec": {}}), 400, "must be a list"),
         ] {
             let error = json(&live, &ops).unwrap_err();

@@ -45,13 +45,23 @@ impl Problems {
         if self.unknown.is_empty() {
             return None;
         }
-        let text = format!("{} in version {:?} cannot be handled as a {}: strict decoding error: {}", kind.kind, kind.version, kind.kind, self.warnings().join(", "));
+        let text = format!(
+            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+            kind.kind,
+            kind.version,
+            kind.kind,
+            self.warnings().join(", ")
+        );
         let mut error = ApiError::bad_request(text).about(kind.group, kind.plural, name);
         error.causes = self
             .unknown
             .iter()
             .zip(self.warnings())
-            .map(|(field, message)| Cause { field: field.clone(), reason: "FieldValueNotSupported".into(), message })
+            .map(|(field, message)| Cause {
+                field: field.clone(),
+                reason: "FieldValueNotSupported".into(),
+                message,
+            })
             .collect();
         Some(error)
     }
@@ -61,8 +71,18 @@ impl Problems {
         if self.wrong.is_empty() {
             return None;
         }
-        let list: Vec<String> = self.wrong.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
-        let text = format!("{} in version {:?} cannot be handled as a {}: {}", kind.kind, kind.version, kind.kind, list.join(", "));
+        let list: Vec<String> = self
+            .wrong
+            .iter()
+            .map(|c| format!("{}: {}", c.field, c.message))
+            .collect();
+        let text = format!(
+            "{} in version {:?} cannot be handled as a {}: {}",
+            kind.kind,
+            kind.version,
+            kind.kind,
+            list.join(", ")
+        );
         let mut error = ApiError::bad_request(text).about(kind.group, kind.plural, name);
         error.causes = self.wrong.clone();
         Some(error)
@@ -110,27 +130,55 @@ fn walk(node: Node, value: &Value, path: &str, problems: &mut Problems) {
         (Shape::Text, Value::String(_)) => return,
         (Shape::Text, Value::Number(_) | Value::Bool(_)) => "a string; put it in quotes",
         (Shape::Text, _) => "a string",
-        (Shape::Time, Value::String(text)) if text.is_empty() || text.parse::<Timestamp>().is_ok() => return,
+        (Shape::Time, Value::String(text))
+            if text.is_empty() || text.parse::<Timestamp>().is_ok() =>
+        {
+            return;
+        }
         (Shape::Time, _) => "a time such as 2026-01-31T12:00:00Z",
-        (Shape::Bytes, Value::String(text)) if base64::engine::general_purpose::STANDARD.decode(text).is_ok() => return,
+        (Shape::Bytes, Value::String(text))
+            if base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .is_ok() =>
+        {
+            return;
+        }
         (Shape::Bytes, _) => "base64 text (stringData takes plain text)",
-        (Shape::Integer { short: true }, Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => return,
-        (Shape::Integer { short: true }, Value::Number(n)) if n.is_i64() || n.is_u64() => "a whole number of 32 bits",
+        (Shape::Integer { short: true }, Value::Number(n))
+            if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) =>
+        {
+            return;
+        }
+        (Shape::Integer { short: true }, Value::Number(n)) if n.is_i64() || n.is_u64() => {
+            "a whole number of 32 bits"
+        }
         (Shape::Integer { short: false }, Value::Number(n)) if n.is_i64() => return,
-        (Shape::Integer { .. }, Value::String(text)) if text.parse::<i64>().is_ok() => "a whole number; leave out the quotes",
+        (Shape::Integer { .. }, Value::String(text)) if text.parse::<i64>().is_ok() => {
+            "a whole number; leave out the quotes"
+        }
         (Shape::Integer { .. }, _) => "a whole number",
         (Shape::Number, Value::Number(_)) | (Shape::Bool, Value::Bool(_)) => return,
         (Shape::Number, _) => "a number",
-        (Shape::Bool, Value::String(text)) if matches!(text.as_str(), "true" | "false") => "true or false; leave out the quotes",
+        (Shape::Bool, Value::String(text)) if matches!(text.as_str(), "true" | "false") => {
+            "true or false; leave out the quotes"
+        }
         (Shape::Bool, _) => "true or false",
         (Shape::IntOrString | Shape::Quantity, Value::String(_)) => return,
-        (Shape::IntOrString, Value::Number(n)) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => return,
+        (Shape::IntOrString, Value::Number(n))
+            if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) =>
+        {
+            return;
+        }
         (Shape::IntOrString, _) => "a whole number or a string",
         (Shape::Quantity, Value::Number(_)) => return,
         (Shape::Quantity, _) => "a quantity such as 250m or 64Mi",
     };
     problems.wrong.push(Cause {
-        field: if path.is_empty() { "<root>".into() } else { path.into() },
+        field: if path.is_empty() {
+            "<root>".into()
+        } else {
+            path.into()
+        },
         reason: "FieldValueTypeInvalid".into(),
         message: format!("Invalid value: {}: must be {expected}", shown(value)),
     });
@@ -145,13 +193,21 @@ fn shown(value: &Value) -> String {
         Value::Array(_) => "a list".into(),
         scalar => {
             let text = scalar.to_string();
-            if text.chars().count() <= LONGEST { text } else { text.chars().take(LONGEST).chain("...".chars()).collect() }
+            if text.chars().count() <= LONGEST {
+                text
+            } else {
+                text.chars().take(LONGEST).chain("...".chars()).collect()
+            }
         }
     }
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
+    if path.is_empty() {
+        key.to_string()
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 /// Brings an object to the one form we store: quantities given as numbers become strings, nulls and empty times go.
@@ -180,7 +236,9 @@ fn tidy(node: Node, value: &mut Value) {
                 items.iter_mut().for_each(|i| tidy(item, i));
             }
         }
-        Value::Number(n) if matches!(node.shape(), Shape::Quantity) => *value = Value::String(n.to_string()),
+        Value::Number(n) if matches!(node.shape(), Shape::Quantity) => {
+            *value = Value::String(n.to_string())
+        }
         _ => {}
     }
 }
@@ -228,41 +286,118 @@ mod tests {
             "spec": {"replicas": 1, "template": {"spec": {"contaners": [], "containers": [{"name": "a", "imagee": "x"}]}}}});
         let mut found = check(kind("deploy"), &d).unknown;
         found.sort();
-        assert_eq!(found, ["metadata.lables", "spec.template.spec.containers[0].imagee", "spec.template.spec.contaners"]);
+        assert_eq!(
+            found,
+            [
+                "metadata.lables",
+                "spec.template.spec.containers[0].imagee",
+                "spec.template.spec.contaners"
+            ]
+        );
         let problems = check(kind("deploy"), &d);
         assert_eq!(problems.hints["spec.template.spec.contaners"], "containers");
-        assert_eq!(problems.hints["spec.template.spec.containers[0].imagee"], "image");
+        assert_eq!(
+            problems.hints["spec.template.spec.containers[0].imagee"],
+            "image"
+        );
         let error = problems.strict_error(kind("deploy"), "web").unwrap();
         assert_eq!(error.code, 400);
         assert!(error.message.contains("strict decoding error"), "{error}");
-        assert!(error.message.contains(r#"unknown field "spec.template.spec.contaners", did you mean "containers"?"#), "{error}");
+        assert!(
+            error.message.contains(
+                r#"unknown field "spec.template.spec.contaners", did you mean "containers"?"#
+            ),
+            "{error}"
+        );
         let mut pruned = d.clone();
         prune(kind("deploy"), &mut pruned);
         assert!(check(kind("deploy"), &pruned).is_empty());
-        assert_eq!(pruned["spec"]["template"]["spec"]["containers"][0], json!({"name": "a"}));
+        assert_eq!(
+            pruned["spec"]["template"]["spec"]["containers"][0],
+            json!({"name": "a"})
+        );
     }
 
     #[test]
     fn wrong_types_say_what_is_expected() {
         for (word, object, field, message) in [
-            ("deploy", json!({"spec": {"replicas": "three"}}), "spec.replicas", "must be a whole number"),
-            ("deploy", json!({"spec": {"replicas": "3"}}), "spec.replicas", "leave out the quotes"),
-            ("deploy", json!({"spec": {"replicas": 1.5}}), "spec.replicas", "must be a whole number"),
-            ("deploy", json!({"spec": {"replicas": 4_294_967_296_i64}}), "spec.replicas", "32 bits"),
-            ("po", json!({"spec": {"containers": {"name": "a"}}}), "spec.containers", "must be a list"),
-            ("po", json!({"spec": {"containers": [{"env": [{"name": "A", "value": 1}]}]}}), "spec.containers[0].env[0].value", "put it in quotes"),
-            ("po", json!({"metadata": {"labels": {"a": true}}}), "metadata.labels.a", "put it in quotes"),
-            ("po", json!({"spec": {"hostNetwork": "yes"}}), "spec.hostNetwork", "must be true or false"),
+            (
+                "deploy",
+                json!({"spec": {"replicas": "three"}}),
+                "spec.replicas",
+                "must be a whole number",
+            ),
+            (
+                "deploy",
+                json!({"spec": {"replicas": "3"}}),
+                "spec.replicas",
+                "leave out the quotes",
+            ),
+            (
+                "deploy",
+                json!({"spec": {"replicas": 1.5}}),
+                "spec.replicas",
+                "must be a whole number",
+            ),
+            (
+                "deploy",
+                json!({"spec": {"replicas": 4_294_967_296_i64}}),
+                "spec.replicas",
+                "32 bits",
+            ),
+            (
+                "po",
+                json!({"spec": {"containers": {"name": "a"}}}),
+                "spec.containers",
+                "must be a list",
+            ),
+            (
+                "po",
+                json!({"spec": {"containers": [{"env": [{"name": "A", "value": 1}]}]}}),
+                "spec.containers[0].env[0].value",
+                "put it in quotes",
+            ),
+            (
+                "po",
+                json!({"metadata": {"labels": {"a": true}}}),
+                "metadata.labels.a",
+                "put it in quotes",
+            ),
+            (
+                "po",
+                json!({"spec": {"hostNetwork": "yes"}}),
+                "spec.hostNetwork",
+                "must be true or false",
+            ),
             ("po", json!({"spec": []}), "spec", "must be an object"),
             ("po", json!([1]), "<root>", "must be an object"),
-            ("secret", json!({"data": {"a": "not base64!"}}), "data.a", "base64"),
-            ("svc", json!({"spec": {"ports": [{"targetPort": 1.5}]}}), "spec.ports[0].targetPort", "a whole number or a string"),
-            ("lease", json!({"spec": {"renewTime": "noon"}}), "spec.renewTime", "must be a time"),
+            (
+                "secret",
+                json!({"data": {"a": "not base64!"}}),
+                "data.a",
+                "base64",
+            ),
+            (
+                "svc",
+                json!({"spec": {"ports": [{"targetPort": 1.5}]}}),
+                "spec.ports[0].targetPort",
+                "a whole number or a string",
+            ),
+            (
+                "lease",
+                json!({"spec": {"renewTime": "noon"}}),
+                "spec.renewTime",
+                "must be a time",
+            ),
         ] {
             let problems = check(kind(word), &object);
             assert_eq!(problems.wrong.len(), 1, "{object}: {problems:?}");
             assert_eq!(problems.wrong[0].field, field);
-            assert!(problems.wrong[0].message.contains(message), "{}", problems.wrong[0].message);
+            assert!(
+                problems.wrong[0].message.contains(message),
+                "{}",
+                problems.wrong[0].message
+            );
             assert_eq!(problems.type_error(kind(word), "x").unwrap().code, 400);
         }
     }
@@ -270,12 +405,24 @@ mod tests {
     #[test]
     fn right_objects_have_no_problems() {
         for (word, object) in [
-            ("po", json!({"metadata": {"creationTimestamp": null, "managedFields": [{"fieldsV1": {"f:x": {}}}]},
+            (
+                "po",
+                json!({"metadata": {"creationTimestamp": null, "managedFields": [{"fieldsV1": {"f:x": {}}}]},
                 "spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": 1, "memory": "64Mi"}},
-                "readinessProbe": {"httpGet": {"port": "http"}}}]}, "status": {}})),
-            ("svc", json!({"spec": {"ports": [{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8080}]}})),
-            ("secret", json!({"data": {"a": "aGVsbG8="}, "stringData": {"b": "x"}})),
-            ("lease", json!({"spec": {"renewTime": "2026-01-01T00:00:00.123456Z"}})),
+                "readinessProbe": {"httpGet": {"port": "http"}}}]}, "status": {}}),
+            ),
+            (
+                "svc",
+                json!({"spec": {"ports": [{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8080}]}}),
+            ),
+            (
+                "secret",
+                json!({"data": {"a": "aGVsbG8="}, "stringData": {"b": "x"}}),
+            ),
+            (
+                "lease",
+                json!({"spec": {"renewTime": "2026-01-01T00:00:00.123456Z"}}),
+            ),
         ] {
             assert_eq!(check(kind(word), &object), Problems::default());
         }
@@ -286,6 +433,9 @@ mod tests {
         let mut pod = json!({"metadata": {"creationTimestamp": null, "name": "a", "deletionTimestamp": ""},
             "spec": {"containers": [{"resources": {"limits": {"cpu": 0.5, "memory": 1024}}, "command": null}]}});
         normalise(kind("po"), &mut pod);
-        assert_eq!(pod, json!({"metadata": {"name": "a"}, "spec": {"containers": [{"resources": {"limits": {"cpu": "0.5", "memory": "1024"}}}]}}));
+        assert_eq!(
+            pod,
+            json!({"metadata": {"name": "a"}, "spec": {"containers": [{"resources": {"limits": {"cpu": "0.5", "memory": "1024"}}}]}})
+        );
     }
 }

@@ -7,7 +7,10 @@ mod openapi;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use k8s_openapi::api::{apps, authentication, authorization, autoscaling, coordination, core, discovery, networking, policy};
+use k8s_openapi::api::{
+    apps, authentication, authorization, autoscaling, coordination, core, discovery, networking,
+    policy,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::Value;
@@ -80,7 +83,11 @@ pub fn definitions() -> &'static BTreeMap<String, Value> {
 
 /// The OpenAPI name of a kind, e.g. `("apps", "v1", "Deployment")`; also of body kinds such as Scale and Eviction.
 pub fn name(group: &str, version: &str, kind: &str) -> Option<&'static str> {
-    REGISTRY.kinds.iter().find(|((g, v, k), _)| *g == group && *v == version && *k == kind).map(|(_, name)| name.as_str())
+    REGISTRY
+        .kinds
+        .iter()
+        .find(|((g, v, k), _)| *g == group && *v == version && *k == kind)
+        .map(|(_, name)| name.as_str())
 }
 
 /// A place in a schema: the type that values there have, and its name if it has one.
@@ -124,12 +131,21 @@ impl Node {
     /// The root of a kind's objects.
     pub fn of(kind: &Kind) -> Option<Self> {
         let name = name(kind.group, kind.version, kind.kind)?;
-        Some(Self { name, schema: REGISTRY.definitions.get(name)? })
+        Some(Self {
+            name,
+            schema: REGISTRY.definitions.get(name)?,
+        })
     }
 
     fn resolve(schema: &'static Value) -> Self {
-        match schema["$ref"].as_str().and_then(|r| r.strip_prefix(REFERENCE)) {
-            Some(name) => Self { name, schema: REGISTRY.definitions.get(name).unwrap_or(&Value::Null) },
+        match schema["$ref"]
+            .as_str()
+            .and_then(|r| r.strip_prefix(REFERENCE))
+        {
+            Some(name) => Self {
+                name,
+                schema: REGISTRY.definitions.get(name).unwrap_or(&Value::Null),
+            },
             None => Self { name: "", schema },
         }
     }
@@ -150,7 +166,10 @@ impl Node {
 
     /// Names of the fields of a struct.
     pub fn fields(self) -> impl Iterator<Item = &'static str> {
-        self.schema["properties"].as_object().into_iter().flat_map(|p| p.keys().map(String::as_str))
+        self.schema["properties"]
+            .as_object()
+            .into_iter()
+            .flat_map(|p| p.keys().map(String::as_str))
     }
 
     /// What values here are.
@@ -168,7 +187,9 @@ impl Node {
             (Some("string"), Some("date-time")) => Shape::Time,
             (Some("string"), Some("byte")) => Shape::Bytes,
             (Some("string"), _) => Shape::Text,
-            (Some("integer"), format) => Shape::Integer { short: format == Some("int32") },
+            (Some("integer"), format) => Shape::Integer {
+                short: format == Some("int32"),
+            },
             (Some("number"), _) => Shape::Number,
             (Some("boolean"), _) => Shape::Bool,
             _ => Shape::Any,
@@ -183,9 +204,18 @@ mod tests {
     #[test]
     fn every_kind_served_and_every_body_kind_has_a_schema() {
         for kind in crate::kinds::KINDS {
-            assert!(Node::of(kind).is_some_and(|n| matches!(n.shape(), Shape::Struct)), "{}", kind.kind);
+            assert!(
+                Node::of(kind).is_some_and(|n| matches!(n.shape(), Shape::Struct)),
+                "{}",
+                kind.kind
+            );
             for s in kind.subresources {
-                assert!(name(s.group, s.version, s.kind).is_some(), "{}/{}", kind.plural, s.name);
+                assert!(
+                    name(s.group, s.version, s.kind).is_some(),
+                    "{}/{}",
+                    kind.plural,
+                    s.name
+                );
             }
         }
     }
@@ -196,7 +226,9 @@ mod tests {
             for (field, property) in schema["properties"].as_object().into_iter().flatten() {
                 let node = Node::resolve(property);
                 if matches!(node.shape(), Shape::Any) {
-                    let known = ["FieldsV1", "RawExtension", "Patch"].iter().any(|n| node.name.ends_with(n));
+                    let known = ["FieldsV1", "RawExtension", "Patch"]
+                        .iter()
+                        .any(|n| node.name.ends_with(n));
                     assert!(known, "{name}.{field}: {property}");
                 }
             }

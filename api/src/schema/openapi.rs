@@ -8,13 +8,17 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{REFERENCE, REGISTRY, name};
+use crate::Kind;
 use crate::kinds::{KINDS, Subresource};
 use crate::mergekeys::{self, Apply, Strategic};
-use crate::Kind;
 
 /// Media types of the four patches.
-const PATCHES: [&str; 4] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+const PATCHES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
 
 /// Documents by path (`api/v1`, `apis/apps/v1`), with a hash of each. Immutable once made.
 static DOCUMENTS: LazyLock<BTreeMap<String, (Value, String)>> = LazyLock::new(|| {
@@ -33,20 +37,34 @@ static DOCUMENTS: LazyLock<BTreeMap<String, (Value, String)>> = LazyLock::new(||
 });
 
 fn path_of(group: &str, version: &str) -> String {
-    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
 }
 
 /// The index served at `/openapi/v3`.
 pub fn openapi_index() -> Value {
-    let paths: Map<String, Value> =
-        DOCUMENTS.iter().map(|(path, (_, hash))| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}))).collect();
+    let paths: Map<String, Value> = DOCUMENTS
+        .iter()
+        .map(|(path, (_, hash))| {
+            (
+                path.clone(),
+                json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}),
+            )
+        })
+        .collect();
     json!({"paths": paths})
 }
 
 /// The document of a group version, named `api/v1`, `v1`, `apis/apps/v1` or `apps/v1`; `None` if it is not served.
 pub fn openapi(group_version: &str) -> Option<Value> {
     let wanted = group_version.trim_matches('/');
-    let wanted = wanted.strip_prefix("apis/").or_else(|| wanted.strip_prefix("api/")).unwrap_or(wanted);
+    let wanted = wanted
+        .strip_prefix("apis/")
+        .or_else(|| wanted.strip_prefix("api/"))
+        .unwrap_or(wanted);
     let path = match wanted.split_once('/') {
         Some((group, version)) => path_of(group, version),
         None => path_of("", wanted),
@@ -56,11 +74,19 @@ pub fn openapi(group_version: &str) -> Option<Value> {
 
 fn document(group: &str, version: &str) -> Value {
     let mut builder = Builder::default();
-    for kind in KINDS.iter().filter(|k| k.group == group && k.version == version) {
+    for kind in KINDS
+        .iter()
+        .filter(|k| k.group == group && k.version == version)
+    {
         builder.kind(kind);
     }
     let mut schemas = Map::new();
-    while let Some(next) = builder.wanted.iter().find(|n| !schemas.contains_key(*n)).cloned() {
+    while let Some(next) = builder
+        .wanted
+        .iter()
+        .find(|n| !schemas.contains_key(*n))
+        .cloned()
+    {
         let schema = builder.schema(&next);
         schemas.insert(next, schema);
     }
@@ -100,9 +126,17 @@ impl Builder {
 
     fn kind(&mut self, kind: &'static Kind) {
         let root = format!("/{}", path_of(kind.group, kind.version));
-        let scope = if kind.namespaced() { "/namespaces/{namespace}" } else { "" };
+        let scope = if kind.namespaced() {
+            "/namespaces/{namespace}"
+        } else {
+            ""
+        };
         let collection = format!("{root}{scope}/{}", kind.plural);
-        let own = Body { group: kind.group, version: kind.version, kind: kind.kind };
+        let own = Body {
+            group: kind.group,
+            version: kind.version,
+            kind: kind.kind,
+        };
         let list_name = name(kind.group, kind.version, kind.kind).map(|n| format!("{n}List"));
         let list = match &list_name {
             Some(name) if kind.stored => {
@@ -111,13 +145,27 @@ impl Builder {
             }
             _ => json!({"type": "object"}),
         };
-        let verbs = |wanted: &[(&str, &'static str, &'static str)]| -> Vec<(&'static str, &'static str)> {
-            wanted.iter().filter(|(verb, ..)| kind.verbs.contains(verb)).map(|(_, method, action)| (*method, *action)).collect()
-        };
-        let many = verbs(&[("list", "get", "list"), ("create", "post", "post"), ("deletecollection", "delete", "deletecollection")]);
+        let verbs =
+            |wanted: &[(&str, &'static str, &'static str)]| -> Vec<(&'static str, &'static str)> {
+                wanted
+                    .iter()
+                    .filter(|(verb, ..)| kind.verbs.contains(verb))
+                    .map(|(_, method, action)| (*method, *action))
+                    .collect()
+            };
+        let many = verbs(&[
+            ("list", "get", "list"),
+            ("create", "post", "post"),
+            ("deletecollection", "delete", "deletecollection"),
+        ]);
         let item = self.item(kind, &collection, "", own, &many, Some(&list));
         self.paths.insert(collection.clone(), item);
-        let one = verbs(&[("get", "get", "get"), ("update", "put", "put"), ("patch", "patch", "patch"), ("delete", "delete", "delete")]);
+        let one = verbs(&[
+            ("get", "get", "get"),
+            ("update", "put", "put"),
+            ("patch", "patch", "patch"),
+            ("delete", "delete", "delete"),
+        ]);
         if !one.is_empty() {
             let path = format!("{collection}/{{name}}");
             let item = self.item(kind, &path, "", own, &one, None);
@@ -131,12 +179,31 @@ impl Builder {
         for s in kind.subresources {
             let path = format!("{collection}/{{name}}/{}", s.name);
             let actions = subresource_actions(s);
-            let item = self.item(kind, &path, s.name, Body { group: s.group, version: s.version, kind: s.kind }, &actions, None);
+            let item = self.item(
+                kind,
+                &path,
+                s.name,
+                Body {
+                    group: s.group,
+                    version: s.version,
+                    kind: s.kind,
+                },
+                &actions,
+                None,
+            );
             self.paths.insert(path, item);
         }
     }
 
-    fn item(&mut self, kind: &Kind, path: &str, subresource: &str, body: Body, actions: &[(&str, &str)], list: Option<&Value>) -> Value {
+    fn item(
+        &mut self,
+        kind: &Kind,
+        path: &str,
+        subresource: &str,
+        body: Body,
+        actions: &[(&str, &str)],
+        list: Option<&Value>,
+    ) -> Value {
         let mut item = Map::new();
         for (method, action) in actions {
             let mut operation = self.operation(kind, subresource, body, action, list);
@@ -150,12 +217,22 @@ impl Builder {
                     "schema": {"type": "string", "uniqueItems": true}}));
             }
         }
-        parameters.push(query("pretty", "If 'true', then the output is pretty printed."));
+        parameters.push(query(
+            "pretty",
+            "If 'true', then the output is pretty printed.",
+        ));
         item.insert("parameters".into(), json!(parameters));
         Value::Object(item)
     }
 
-    fn operation(&mut self, kind: &Kind, subresource: &str, body: Body, action: &str, list: Option<&Value>) -> Value {
+    fn operation(
+        &mut self,
+        kind: &Kind,
+        subresource: &str,
+        body: Body,
+        action: &str,
+        list: Option<&Value>,
+    ) -> Value {
         let own = self.reference_to(body.group, body.version, body.kind);
         let status = self.reference_to("meta.k8s.io", "v1", "Status");
         let answer = match action {
@@ -165,7 +242,11 @@ impl Builder {
         };
         let content = |schema: &Value| -> Value { json!({"application/json": {"schema": schema}}) };
         let code = if action == "post" { "201" } else { "200" };
-        let what = if subresource.is_empty() { kind.kind.to_string() } else { format!("{subresource} of {}", kind.kind) };
+        let what = if subresource.is_empty() {
+            kind.kind.to_string()
+        } else {
+            format!("{subresource} of {}", kind.kind)
+        };
         let mut operation = json!({
             "tags": [format!("{}_{}", if kind.group.is_empty() { "core" } else { kind.group }, kind.version)],
             "description": format!("{action} {what}"),
@@ -174,9 +255,18 @@ impl Builder {
             "x-kubernetes-group-version-kind": gvk(body.group, body.version, body.kind),
         });
         let mut parameters = Vec::new();
-        let dry_run = query("dryRun", "When present, indicates that modifications should not be persisted. Valid values are: All");
-        let manager = query("fieldManager", "fieldManager is a name associated with the actor or entity that is making these changes.");
-        let validation = query("fieldValidation", "What to do with unknown or duplicate fields. Valid values are: Ignore, Warn, Strict");
+        let dry_run = query(
+            "dryRun",
+            "When present, indicates that modifications should not be persisted. Valid values are: All",
+        );
+        let manager = query(
+            "fieldManager",
+            "fieldManager is a name associated with the actor or entity that is making these changes.",
+        );
+        let validation = query(
+            "fieldValidation",
+            "What to do with unknown or duplicate fields. Valid values are: Ignore, Warn, Strict",
+        );
         match action {
             "post" | "put" => {
                 operation["requestBody"] = json!({"required": true, "content": content(&own)});
@@ -184,20 +274,43 @@ impl Builder {
             }
             "patch" => {
                 let patch = self.reference_to("meta.k8s.io", "v1", "Patch");
-                let content: Map<String, Value> = PATCHES.iter().map(|media| ((*media).to_string(), json!({"schema": patch}))).collect();
+                let content: Map<String, Value> = PATCHES
+                    .iter()
+                    .map(|media| ((*media).to_string(), json!({"schema": patch})))
+                    .collect();
                 operation["requestBody"] = json!({"required": true, "content": content});
-                parameters.extend([dry_run, manager, validation, query("force", "Force is going to \"force\" Apply requests.")]);
+                parameters.extend([
+                    dry_run,
+                    manager,
+                    validation,
+                    query("force", "Force is going to \"force\" Apply requests."),
+                ]);
             }
             "delete" | "deletecollection" => {
                 let options = self.reference_to("meta.k8s.io", "v1", "DeleteOptions");
                 operation["requestBody"] = json!({"content": content(&options)});
-                parameters.extend([dry_run, query("gracePeriodSeconds", "Seconds before the object should be deleted."),
-                    query("propagationPolicy", "Orphan, Background or Foreground.")]);
+                parameters.extend([
+                    dry_run,
+                    query(
+                        "gracePeriodSeconds",
+                        "Seconds before the object should be deleted.",
+                    ),
+                    query("propagationPolicy", "Orphan, Background or Foreground."),
+                ]);
             }
             "list" => parameters.extend(
-                [("labelSelector", "Selects by labels."), ("fieldSelector", "Selects by fields."), ("limit", "Most objects to return."),
-                 ("continue", "The token of the page before."), ("resourceVersion", "The version to list at, or to watch from."),
-                 ("watch", "Watch for changes.")].map(|(name, text)| query(name, text)),
+                [
+                    ("labelSelector", "Selects by labels."),
+                    ("fieldSelector", "Selects by fields."),
+                    ("limit", "Most objects to return."),
+                    ("continue", "The token of the page before."),
+                    (
+                        "resourceVersion",
+                        "The version to list at, or to watch from.",
+                    ),
+                    ("watch", "Watch for changes."),
+                ]
+                .map(|(name, text)| query(name, text)),
             ),
             _ => {}
         }
@@ -212,9 +325,17 @@ impl Builder {
         if let Some(kind) = self.lists.get(name).copied() {
             return self.list_schema(kind);
         }
-        let mut schema = REGISTRY.definitions.get(name).cloned().unwrap_or_else(|| json!({"type": "object"}));
+        let mut schema = REGISTRY
+            .definitions
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| json!({"type": "object"}));
         if schema["x-kubernetes-int-or-string"] == true {
-            let other = if name.ends_with("Quantity") { "number" } else { "integer" };
+            let other = if name.ends_with("Quantity") {
+                "number"
+            } else {
+                "integer"
+            };
             let mut made = json!({"description": schema["description"], "oneOf": [{"type": "string"}, {"type": other}]});
             if other == "integer" {
                 made["format"] = json!("int-or-string");
@@ -237,6 +358,15 @@ impl Builder {
             .map(|((group, version, kind), _)| gvk(group, version, kind))
             .collect();
         if !kinds.is_empty() {
+            // The crate of the types makes every kind carry metadata; in Kubernetes none must.
+            if let Some(required) = schema["required"].as_array_mut() {
+                required.retain(|field| field != "metadata");
+            }
+            if schema["required"].as_array().is_some_and(Vec::is_empty)
+                && let Some(map) = schema.as_object_mut()
+            {
+                map.remove("required");
+            }
             schema["x-kubernetes-group-version-kind"] = json!(kinds);
         }
         schema
@@ -261,7 +391,9 @@ impl Builder {
 
     /// References stand alone in OpenAPI 3.0: a description beside one needs `allOf`, as Kubernetes writes it.
     fn wrap(&mut self, property: &mut Value) {
-        let Some(map) = property.as_object_mut() else { return };
+        let Some(map) = property.as_object_mut() else {
+            return;
+        };
         if let Some(Value::String(reference)) = map.get("$ref").cloned() {
             if let Some(name) = reference.strip_prefix(REFERENCE) {
                 self.wanted.insert(name.to_string());
@@ -294,17 +426,27 @@ fn query(name: &str, description: &str) -> Value {
 }
 
 fn subresource_actions(s: &Subresource) -> Vec<(&'static str, &'static str)> {
-    [("get", "get", "get"), ("create", "post", "post"), ("update", "put", "put"), ("patch", "patch", "patch")]
-        .into_iter()
-        .filter(|(verb, ..)| s.verbs.contains(verb))
-        .map(|(_, method, action)| (method, action))
-        .collect()
+    [
+        ("get", "get", "get"),
+        ("create", "post", "post"),
+        ("update", "put", "put"),
+        ("patch", "patch", "patch"),
+    ]
+    .into_iter()
+    .filter(|(verb, ..)| s.verbs.contains(verb))
+    .map(|(_, method, action)| (method, action))
+    .collect()
 }
 
 /// `patchAppsV1NamespacedDeploymentScale`, as generated clients know it.
 fn operation_id(kind: &Kind, action: &str, subresource: &str, path: &str) -> String {
     let camel = |text: &str| -> String {
-        text.split(['.', '-']).map(|part| part.get(..1).map_or(String::new(), |head| head.to_uppercase() + &part[1..])).collect()
+        text.split(['.', '-'])
+            .map(|part| {
+                part.get(..1)
+                    .map_or(String::new(), |head| head.to_uppercase() + &part[1..])
+            })
+            .collect()
     };
     let verb = match action {
         "get" => "read",
@@ -313,10 +455,27 @@ fn operation_id(kind: &Kind, action: &str, subresource: &str, path: &str) -> Str
         "deletecollection" => "deleteCollection",
         other => other,
     };
-    let group = if kind.group.is_empty() { "Core".into() } else { camel(kind.group.split('.').next().unwrap_or_default()) };
-    let scope = if path.contains("{namespace}") { "Namespaced" } else { "" };
-    let all = if kind.namespaced() && scope.is_empty() { "ForAllNamespaces" } else { "" };
-    format!("{verb}{group}{}{scope}{}{}{all}", camel(kind.version), kind.kind, camel(subresource))
+    let group = if kind.group.is_empty() {
+        "Core".into()
+    } else {
+        camel(kind.group.split('.').next().unwrap_or_default())
+    };
+    let scope = if path.contains("{namespace}") {
+        "Namespaced"
+    } else {
+        ""
+    };
+    let all = if kind.namespaced() && scope.is_empty() {
+        "ForAllNamespaces"
+    } else {
+        ""
+    };
+    format!(
+        "{verb}{group}{}{scope}{}{}{all}",
+        camel(kind.version),
+        kind.kind,
+        camel(subresource)
+    )
 }
 
 /// Adds merge keys and list types to one property.
@@ -352,60 +511,5 @@ fn extend(property: &mut Value, owner: &str, field: &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::discovery;
-
-    #[test]
-    fn every_group_version_has_a_document_and_every_reference_resolves() {
-        let index = openapi_index();
-        for (path, entry) in index["paths"].as_object().unwrap() {
-            assert!(entry["serverRelativeURL"].as_str().unwrap().starts_with(&format!("/openapi/v3/{path}?hash=")));
-            let document = openapi(path).unwrap();
-            let schemas = document["components"]["schemas"].as_object().unwrap();
-            let text = document.to_string();
-            for reference in text.split(REFERENCE).skip(1) {
-                let name = reference.split('"').next().unwrap();
-                assert!(schemas.contains_key(name), "{path}: {name}");
-            }
-            assert!(!text.contains("x-kubernetes-int-or-string"));
-        }
-        assert_eq!(index["paths"].as_object().unwrap().len(), discovery::group_versions().len());
-        assert!(openapi("apps/v1") == openapi("apis/apps/v1") && openapi("v1") == openapi("/api/v1/"));
-        assert_eq!(openapi("apps/v2"), None);
-    }
-
-    #[test]
-    fn kubectl_finds_field_validation_and_kinds() {
-        for kind in KINDS.iter().filter(|k| k.stored) {
-            let document = openapi(&kind.api_version()).unwrap();
-            let wanted = gvk(kind.group, kind.version, kind.kind);
-            let patches: Vec<&Value> =
-                document["paths"].as_object().unwrap().values().map(|p| &p["patch"]).filter(|p| p["x-kubernetes-group-version-kind"] == wanted).collect();
-            assert!(!patches.is_empty(), "{}", kind.kind);
-            for patch in patches {
-                let names: Vec<&str> = patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
-                assert!(names.contains(&"fieldValidation") && names.contains(&"dryRun"), "{names:?}");
-                assert_eq!(patch["requestBody"]["content"].as_object().unwrap().len(), 4);
-            }
-            let schema = document["components"]["schemas"].as_object().unwrap().values().find(|s| {
-                s["x-kubernetes-group-version-kind"].as_array().is_some_and(|list| list.contains(&wanted))
-            });
-            let schema = schema.unwrap_or_else(|| panic!("{} has no schema", kind.kind));
-            assert!(schema["description"].is_string() && schema["properties"]["metadata"].is_object());
-        }
-    }
-
-    #[test]
-    fn merge_keys_are_shown() {
-        let document = openapi("apps/v1").unwrap();
-        let spec = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"];
-        assert_eq!(spec["containers"]["x-kubernetes-patch-merge-key"], "name");
-        assert_eq!(spec["containers"]["x-kubernetes-list-map-keys"], json!(["name"]));
-        assert_eq!(spec["volumes"]["x-kubernetes-patch-strategy"], "merge,retainKeys");
-        assert_eq!(spec["tolerations"]["x-kubernetes-list-type"], "atomic");
-        assert_eq!(document["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"]["x-kubernetes-map-type"], "atomic");
-        assert_eq!(document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["patch"]["x-kubernetes-group-version-kind"]["kind"], "Scale");
-        assert_eq!(document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"]["operationId"], "patchAppsV1NamespacedDeployment");
-    }
-}
+#[path = "openapi_tests.rs"]
+mod tests;

@@ -35,12 +35,18 @@ fn headings(kind: &Kind) -> &'static str {
     match kind.table {
         "pods" => "Name|Ready|Status|Restarts|Age|+IP|+Node|+Nominated Node|+Readiness Gates",
         "deployments.apps" => "Name|Ready|#Up-to-date|#Available|Age|+Containers|+Images|+Selector",
-        "replicasets.apps" | "replicationcontrollers" => "Name|#Desired|#Current|#Ready|Age|+Containers|+Images|+Selector",
+        "replicasets.apps" | "replicationcontrollers" => {
+            "Name|#Desired|#Current|#Ready|Age|+Containers|+Images|+Selector"
+        }
         "services" => "Name|Type|Cluster-IP|External-IP|Port(s)|Age|+Selector",
         "ingresses.networking.k8s.io" => "Name|Class|Hosts|Address|Ports|Age",
-        "nodes" => "Name|Status|Roles|Age|Version|+Internal-IP|+External-IP|+OS-Image|+Kernel-Version|+Container-Runtime",
+        "nodes" => {
+            "Name|Status|Roles|Age|Version|+Internal-IP|+External-IP|+OS-Image|+Kernel-Version|+Container-Runtime"
+        }
         "namespaces" => "Name|Status|Age",
-        "events" => "Last Seen|Type|Reason|Object|+Subobject|+Source|Message|+First Seen|+Count|+Name",
+        "events" => {
+            "Last Seen|Type|Reason|Object|+Subobject|+Source|Message|+First Seen|+Count|+Name"
+        }
         "configmaps" => "Name|#Data|Age",
         "secrets" => "Name|Type|#Data|Age",
         "serviceaccounts" => "Name|#Secrets|Age",
@@ -81,7 +87,11 @@ pub fn columns(kind: &Kind) -> Vec<Column> {
             let name = heading.trim_start_matches(['#', '+']);
             Column {
                 name,
-                kind: if heading.starts_with('#') { "integer" } else { "string" },
+                kind: if heading.starts_with('#') {
+                    "integer"
+                } else {
+                    "string"
+                },
                 format: if name == "Name" { "name" } else { "" },
                 description: description(name),
                 priority: i32::from(heading.starts_with('+')),
@@ -100,7 +110,11 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
         "deployments.apps" => {
             let mut row = vec![
                 name,
-                json!(format!("{}/{}", int(&status["readyReplicas"]), int(&spec["replicas"]))),
+                json!(format!(
+                    "{}/{}",
+                    int(&status["readyReplicas"]),
+                    int(&spec["replicas"])
+                )),
                 json!(int(&status["updatedReplicas"])),
                 json!(int(&status["availableReplicas"])),
                 age,
@@ -109,35 +123,94 @@ pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Vec<Value> {
             row
         }
         "replicasets.apps" | "replicationcontrollers" => {
-            let mut row = vec![name, json!(int(&spec["replicas"])), json!(int(&status["replicas"])), json!(int(&status["readyReplicas"])), age];
+            let mut row = vec![
+                name,
+                json!(int(&spec["replicas"])),
+                json!(int(&status["replicas"])),
+                json!(int(&status["readyReplicas"])),
+                age,
+            ];
             row.extend(template_cells(object));
             row
         }
         "services" => vec![
             name,
             or(&spec["type"], "ClusterIP"),
-            or(&spec["clusterIP"], if spec["type"] == "ExternalName" { NONE } else { "<pending>" }),
+            or(
+                &spec["clusterIP"],
+                if spec["type"] == "ExternalName" {
+                    NONE
+                } else {
+                    "<pending>"
+                },
+            ),
             json!(external_addresses(object)),
             json!(service_ports(spec)),
             age,
             json!(pairs(&spec["selector"])),
         ],
         "ingresses.networking.k8s.io" => {
-            let hosts = joined(spec["rules"].as_array().into_iter().flatten().filter_map(|r| r["host"].as_str()).filter(|h| !h.is_empty()), "*");
-            let ports = if spec["tls"].as_array().is_some_and(|t| !t.is_empty()) { "80, 443" } else { "80" };
-            vec![name, or(&spec["ingressClassName"], NONE), json!(hosts), json!(balancer_addresses(status)), json!(ports), age]
+            let hosts = joined(
+                spec["rules"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|r| r["host"].as_str())
+                    .filter(|h| !h.is_empty()),
+                "*",
+            );
+            let ports = if spec["tls"].as_array().is_some_and(|t| !t.is_empty()) {
+                "80, 443"
+            } else {
+                "80"
+            };
+            vec![
+                name,
+                or(&spec["ingressClassName"], NONE),
+                json!(hosts),
+                json!(balancer_addresses(status)),
+                json!(ports),
+                age,
+            ]
         }
         "nodes" => node_cells(object, name, age),
         "namespaces" => vec![name, or(&status["phase"], "Active"), age],
         "events" => event_cells(object, now),
-        "configmaps" => vec![name, json!(size(&object["data"]) + size(&object["binaryData"])), age],
-        "secrets" => vec![name, or(&object["type"], "Opaque"), json!(size(&object["data"])), age],
-        "serviceaccounts" => vec![name, json!(object["secrets"].as_array().map_or(0, Vec::len)), age],
+        "configmaps" => vec![
+            name,
+            json!(size(&object["data"]) + size(&object["binaryData"])),
+            age,
+        ],
+        "secrets" => vec![
+            name,
+            or(&object["type"], "Opaque"),
+            json!(size(&object["data"])),
+            age,
+        ],
+        "serviceaccounts" => vec![
+            name,
+            json!(object["secrets"].as_array().map_or(0, Vec::len)),
+            age,
+        ],
         "endpoints" => vec![name, json!(endpoints(object)), age],
         "endpointslices.discovery.k8s.io" => {
-            let ports = object["ports"].as_array().into_iter().flatten().map(|p| int(&p["port"]).to_string());
-            let addresses = object["endpoints"].as_array().into_iter().flatten().filter_map(|e| e["addresses"][0].as_str().map(str::to_string));
-            vec![name, or(&object["addressType"], "IPv4"), json!(few(ports.collect(), "<unset>")), json!(few(addresses.collect(), "<unset>")), age]
+            let ports = object["ports"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|p| int(&p["port"]).to_string());
+            let addresses = object["endpoints"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|e| e["addresses"][0].as_str().map(str::to_string));
+            vec![
+                name,
+                or(&object["addressType"], "IPv4"),
+                json!(few(ports.collect(), "<unset>")),
+                json!(few(addresses.collect(), "<unset>")),
+                age,
+            ]
         }
         "leases.coordination.k8s.io" => vec![name, or(&spec["holderIdentity"], ""), age],
         _ => vec![name, age],
@@ -149,7 +222,13 @@ pub fn age(now: Timestamp, then: Timestamp) -> String {
     let seconds = now.duration_since(then).as_secs().max(0);
     let (minutes, hours) = (seconds / 60, seconds / 3600);
     let (days, years) = (hours / 24, hours / 24 / 365);
-    let two = |a: i64, unit: &str, b: i64, small: &str| if b == 0 { format!("{a}{unit}") } else { format!("{a}{unit}{b}{small}") };
+    let two = |a: i64, unit: &str, b: i64, small: &str| {
+        if b == 0 {
+            format!("{a}{unit}")
+        } else {
+            format!("{a}{unit}{b}{small}")
+        }
+    };
     match () {
         () if seconds < 120 => format!("{seconds}s"),
         () if minutes < 10 => two(minutes, "m", seconds % 60, "s"),
@@ -164,7 +243,8 @@ pub fn age(now: Timestamp, then: Timestamp) -> String {
 }
 
 fn age_of(now: Timestamp, text: &str) -> String {
-    text.parse().map_or_else(|_| UNKNOWN.into(), |then| age(now, then))
+    text.parse()
+        .map_or_else(|_| UNKNOWN.into(), |then| age(now, then))
 }
 
 fn int(value: &Value) -> i64 {
@@ -172,7 +252,12 @@ fn int(value: &Value) -> i64 {
 }
 
 fn or(value: &Value, otherwise: &str) -> Value {
-    json!(value.as_str().filter(|t| !t.is_empty()).unwrap_or(otherwise))
+    json!(
+        value
+            .as_str()
+            .filter(|t| !t.is_empty())
+            .unwrap_or(otherwise)
+    )
 }
 
 fn size(map: &Value) -> usize {
@@ -181,7 +266,11 @@ fn size(map: &Value) -> usize {
 
 fn joined<'a>(texts: impl Iterator<Item = &'a str>, otherwise: &str) -> String {
     let all: Vec<&str> = texts.collect();
-    if all.is_empty() { otherwise.into() } else { all.join(",") }
+    if all.is_empty() {
+        otherwise.into()
+    } else {
+        all.join(",")
+    }
 }
 
 /// The first three of a list, and how many more.
@@ -192,22 +281,46 @@ fn few(all: Vec<String>, otherwise: &str) -> String {
         return otherwise.into();
     }
     let more = all.len().saturating_sub(SHOWN);
-    let text = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(",");
-    if more == 0 { text } else { format!("{text} + {more} more...") }
+    let text = all
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(",");
+    if more == 0 {
+        text
+    } else {
+        format!("{text} + {more} more...")
+    }
 }
 
 /// `a=b,c=d` of a map, sorted.
 fn pairs(map: &Value) -> String {
     let map = meta::string_map(map);
-    if map.is_empty() { NONE.into() } else { map.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",") }
+    if map.is_empty() {
+        NONE.into()
+    } else {
+        map.iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect::<Vec<_>>()
+            .join(",")
+    }
 }
 
 /// Containers, images and selector of something with a pod template.
 fn template_cells(object: &Value) -> [Value; 3] {
     let spec = &object["spec"];
-    let containers = || spec["template"]["spec"]["containers"].as_array().into_iter().flatten();
-    let selector = if spec["selector"]["matchLabels"].is_object() || spec["selector"]["matchExpressions"].is_array() {
-        crate::selector::LabelSelector::from_object(&spec["selector"]).map_or_else(|_| NONE.into(), |s| s.to_string())
+    let containers = || {
+        spec["template"]["spec"]["containers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+    };
+    let selector = if spec["selector"]["matchLabels"].is_object()
+        || spec["selector"]["matchExpressions"].is_array()
+    {
+        crate::selector::LabelSelector::from_object(&spec["selector"])
+            .map_or_else(|_| NONE.into(), |s| s.to_string())
     } else {
         pairs(&spec["selector"])
     };
@@ -219,18 +332,39 @@ fn template_cells(object: &Value) -> [Value; 3] {
 }
 
 fn balancer_addresses(status: &Value) -> String {
-    let list = status["loadBalancer"]["ingress"].as_array().into_iter().flatten();
-    joined(list.filter_map(|i| i["ip"].as_str().or_else(|| i["hostname"].as_str())), "")
+    let list = status["loadBalancer"]["ingress"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    joined(
+        list.filter_map(|i| i["ip"].as_str().or_else(|| i["hostname"].as_str())),
+        "",
+    )
 }
 
 fn external_addresses(service: &Value) -> String {
     let spec = &service["spec"];
-    let listed = joined(spec["externalIPs"].as_array().into_iter().flatten().filter_map(Value::as_str), "");
+    let listed = joined(
+        spec["externalIPs"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str),
+        "",
+    );
     match spec["type"].as_str() {
         Some("ExternalName") => spec["externalName"].as_str().unwrap_or_default().into(),
         Some("LoadBalancer") => {
-            let all = [balancer_addresses(&service["status"]), listed].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join(",");
-            if all.is_empty() { "<pending>".into() } else { all }
+            let all = [balancer_addresses(&service["status"]), listed]
+                .into_iter()
+                .filter(|t| !t.is_empty())
+                .collect::<Vec<_>>()
+                .join(",");
+            if all.is_empty() {
+                "<pending>".into()
+            } else {
+                all
+            }
         }
         _ if listed.is_empty() => NONE.into(),
         _ => listed,
@@ -250,14 +384,28 @@ fn service_ports(spec: &Value) -> String {
             }
         })
         .collect();
-    if ports.is_empty() { NONE.into() } else { ports.join(",") }
+    if ports.is_empty() {
+        NONE.into()
+    } else {
+        ports.join(",")
+    }
 }
 
 fn endpoints(object: &Value) -> String {
     let mut all = Vec::new();
     for subset in object["subsets"].as_array().into_iter().flatten() {
-        let ports: Vec<i64> = subset["ports"].as_array().into_iter().flatten().map(|p| int(&p["port"])).collect();
-        for address in subset["addresses"].as_array().into_iter().flatten().filter_map(|a| a["ip"].as_str()) {
+        let ports: Vec<i64> = subset["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|p| int(&p["port"]))
+            .collect();
+        for address in subset["addresses"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|a| a["ip"].as_str())
+        {
             if ports.is_empty() {
                 all.push(address.to_string());
             }
@@ -269,7 +417,11 @@ fn endpoints(object: &Value) -> String {
 
 fn node_cells(object: &Value, name: Value, age: Value) -> Vec<Value> {
     let status = &object["status"];
-    let ready = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Ready");
+    let ready = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == "Ready");
     let mut words = match ready.map(|c| c["status"] == "True") {
         Some(true) => "Ready".to_string(),
         Some(false) => "NotReady".to_string(),
@@ -279,9 +431,19 @@ fn node_cells(object: &Value, name: Value, age: Value) -> Vec<Value> {
         words.push_str(",SchedulingDisabled");
     }
     let labels = meta::labels(object);
-    let roles = joined(labels.keys().filter_map(|k| k.strip_prefix("node-role.kubernetes.io/")).filter(|r| !r.is_empty()), NONE);
+    let roles = joined(
+        labels
+            .keys()
+            .filter_map(|k| k.strip_prefix("node-role.kubernetes.io/"))
+            .filter(|r| !r.is_empty()),
+        NONE,
+    );
     let address = |kind: &str| {
-        let found = status["addresses"].as_array().into_iter().flatten().find(|a| a["type"] == kind);
+        let found = status["addresses"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|a| a["type"] == kind);
         json!(found.and_then(|a| a["address"].as_str()).unwrap_or(NONE))
     };
     let info = &status["nodeInfo"];
@@ -300,17 +462,41 @@ fn node_cells(object: &Value, name: Value, age: Value) -> Vec<Value> {
 }
 
 fn event_cells(event: &Value, now: Timestamp) -> Vec<Value> {
-    let time = |fields: &[&Value]| fields.iter().find_map(|v| v.as_str()).map_or_else(|| UNKNOWN.to_string(), |t| age_of(now, t));
+    let time = |fields: &[&Value]| {
+        fields
+            .iter()
+            .find_map(|v| v.as_str())
+            .map_or_else(|| UNKNOWN.to_string(), |t| age_of(now, t))
+    };
     let first = time(&[&event["firstTimestamp"], &event["eventTime"]]);
-    let mut last = time(&[&event["series"]["lastObservedTime"], &event["lastTimestamp"], &event["eventTime"], &event["firstTimestamp"]]);
-    let count = event["series"]["count"].as_i64().or_else(|| event["count"].as_i64()).unwrap_or(1).max(1);
+    let mut last = time(&[
+        &event["series"]["lastObservedTime"],
+        &event["lastTimestamp"],
+        &event["eventTime"],
+        &event["firstTimestamp"],
+    ]);
+    let count = event["series"]["count"]
+        .as_i64()
+        .or_else(|| event["count"].as_i64())
+        .unwrap_or(1)
+        .max(1);
     if count > 1 {
         last = format!("{last} (x{count} over {first})");
     }
     let involved = &event["involvedObject"];
-    let object = format!("{}/{}", involved["kind"].as_str().unwrap_or_default().to_lowercase(), involved["name"].as_str().unwrap_or_default());
-    let source = [&event["source"]["component"], &event["source"]["host"]].into_iter().filter_map(Value::as_str).filter(|t| !t.is_empty());
-    let source = joined(source, event["reportingComponent"].as_str().unwrap_or_default());
+    let object = format!(
+        "{}/{}",
+        involved["kind"].as_str().unwrap_or_default().to_lowercase(),
+        involved["name"].as_str().unwrap_or_default()
+    );
+    let source = [&event["source"]["component"], &event["source"]["host"]]
+        .into_iter()
+        .filter_map(Value::as_str)
+        .filter(|t| !t.is_empty());
+    let source = joined(
+        source,
+        event["reportingComponent"].as_str().unwrap_or_default(),
+    );
     vec![
         json!(last),
         or(&event["type"], "Normal"),

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 
 use super::{NONE, age, int, or};
 
-fn statuses<'a>(pod: &'a Value, field: &str) -> impl DoubleEndedIterator<Item = &'a Value> + use<'a> {
+fn statuses<'a>(
+    pod: &'a Value,
+    field: &str,
+) -> impl DoubleEndedIterator<Item = &'a Value> + use<'a> {
     pod["status"][field].as_array().into_iter().flatten()
 }
 
@@ -26,9 +29,20 @@ fn is_sidecar(pod: &Value, status: &Value) -> bool {
 /// `Terminating`, `ErrImagePull`, ...
 pub fn pod_status(pod: &Value) -> String {
     let status = &pod["status"];
-    let phase = status["phase"].as_str().filter(|p| !p.is_empty()).unwrap_or("Pending");
-    let mut word = status["reason"].as_str().filter(|r| !r.is_empty()).unwrap_or(phase).to_string();
-    let scheduled = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "PodScheduled");
+    let phase = status["phase"]
+        .as_str()
+        .filter(|p| !p.is_empty())
+        .unwrap_or("Pending");
+    let mut word = status["reason"]
+        .as_str()
+        .filter(|r| !r.is_empty())
+        .unwrap_or(phase)
+        .to_string();
+    let scheduled = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == "PodScheduled");
     if scheduled.is_some_and(|c| c["reason"] == "SchedulingGated") {
         word = "SchedulingGated".into();
     }
@@ -39,7 +53,10 @@ pub fn pod_status(pod: &Value) -> String {
             let mut running = false;
             for c in statuses(pod, "containerStatuses").rev() {
                 let state = &c["state"];
-                if let Some(reason) = state["waiting"]["reason"].as_str().filter(|r| !r.is_empty()) {
+                if let Some(reason) = state["waiting"]["reason"]
+                    .as_str()
+                    .filter(|r| !r.is_empty())
+                {
                     word = reason.into();
                 } else if state["terminated"].is_object() {
                     word = ended(&state["terminated"]);
@@ -49,8 +66,16 @@ pub fn pod_status(pod: &Value) -> String {
             }
             // One container has ended, another runs on.
             if word == "Completed" && running {
-                let ready = status["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
-                word = if ready { "Running".into() } else { "NotReady".into() };
+                let ready = status["conditions"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|c| c["type"] == "Ready" && c["status"] == "True");
+                word = if ready {
+                    "Running".into()
+                } else {
+                    "NotReady".into()
+                };
             }
         }
     }
@@ -63,7 +88,13 @@ pub fn pod_status(pod: &Value) -> String {
         }
     }
     // A bound pod of which the node has not told anything yet is being made.
-    if word == "Pending" && initialising.is_none() && !pod["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() {
+    if word == "Pending"
+        && initialising.is_none()
+        && !pod["spec"]["nodeName"]
+            .as_str()
+            .unwrap_or_default()
+            .is_empty()
+    {
         word = "ContainerCreating".into();
     }
     word
@@ -91,18 +122,29 @@ fn initialising(pod: &Value) -> Option<String> {
         if is_sidecar(pod, c) && c["started"] == true {
             continue;
         }
-        let waiting = state["waiting"]["reason"].as_str().filter(|r| !r.is_empty() && *r != "PodInitializing");
-        return Some(waiting.map_or_else(|| format!("Init:{i}/{total}"), |reason| format!("Init:{reason}")));
+        let waiting = state["waiting"]["reason"]
+            .as_str()
+            .filter(|r| !r.is_empty() && *r != "PodInitializing");
+        return Some(waiting.map_or_else(
+            || format!("Init:{i}/{total}"),
+            |reason| format!("Init:{reason}"),
+        ));
     }
     None
 }
 
 /// Ready containers and all containers, sidecars included.
 pub fn pod_ready(pod: &Value) -> (usize, usize) {
-    let sidecars = specs(pod, "initContainers").filter(|c| c["restartPolicy"] == "Always").count();
+    let sidecars = specs(pod, "initContainers")
+        .filter(|c| c["restartPolicy"] == "Always")
+        .count();
     let total = specs(pod, "containers").count() + sidecars;
-    let ready = statuses(pod, "containerStatuses").filter(|c| c["ready"] == true && c["state"]["running"].is_object()).count();
-    let sidecars_ready = statuses(pod, "initContainerStatuses").filter(|c| is_sidecar(pod, c) && c["ready"] == true).count();
+    let ready = statuses(pod, "containerStatuses")
+        .filter(|c| c["ready"] == true && c["state"]["running"].is_object())
+        .count();
+    let sidecars_ready = statuses(pod, "initContainerStatuses")
+        .filter(|c| is_sidecar(pod, c) && c["ready"] == true)
+        .count();
     (ready + sidecars_ready, total)
 }
 
@@ -112,10 +154,20 @@ pub fn pod_restarts(pod: &Value) -> (i64, Option<Timestamp>) {
     let counted: Vec<&Value> = if starting {
         statuses(pod, "initContainerStatuses").collect()
     } else {
-        statuses(pod, "containerStatuses").chain(statuses(pod, "initContainerStatuses").filter(|c| is_sidecar(pod, c))).collect()
+        statuses(pod, "containerStatuses")
+            .chain(statuses(pod, "initContainerStatuses").filter(|c| is_sidecar(pod, c)))
+            .collect()
     };
     let count = counted.iter().map(|c| int(&c["restartCount"])).sum();
-    let last = counted.iter().filter_map(|c| c["lastState"]["terminated"]["finishedAt"].as_str()?.parse().ok()).max();
+    let last = counted
+        .iter()
+        .filter_map(|c| {
+            c["lastState"]["terminated"]["finishedAt"]
+                .as_str()?
+                .parse()
+                .ok()
+        })
+        .max();
     (count, last)
 }
 
@@ -126,13 +178,29 @@ pub(super) fn cells(pod: &Value, now: Timestamp, name: Value, created: Value) ->
         Some(at) if restarts > 0 => format!("{restarts} ({} ago)", age(now, at)),
         _ => restarts.to_string(),
     };
-    let ip = pod["status"]["podIPs"][0]["ip"].as_str().or_else(|| pod["status"]["podIP"].as_str()).filter(|t| !t.is_empty()).unwrap_or(NONE);
-    let gates: Vec<&str> = specs(pod, "readinessGates").filter_map(|g| g["conditionType"].as_str()).collect();
+    let ip = pod["status"]["podIPs"][0]["ip"]
+        .as_str()
+        .or_else(|| pod["status"]["podIP"].as_str())
+        .filter(|t| !t.is_empty())
+        .unwrap_or(NONE);
+    let gates: Vec<&str> = specs(pod, "readinessGates")
+        .filter_map(|g| g["conditionType"].as_str())
+        .collect();
     let passed = gates
         .iter()
-        .filter(|gate| pod["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == **gate && c["status"] == "True"))
+        .filter(|gate| {
+            pod["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|c| c["type"] == **gate && c["status"] == "True")
+        })
         .count();
-    let gates = if gates.is_empty() { NONE.to_string() } else { format!("{passed}/{}", gates.len()) };
+    let gates = if gates.is_empty() {
+        NONE.to_string()
+    } else {
+        format!("{passed}/{}", gates.len())
+    };
     vec![
         name,
         json!(format!("{ready}/{total}")),

@@ -242,7 +242,11 @@ impl Root {
         let mut staged = Vec::new();
         for entry in fs::read_dir(&self.uploads).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            let Some(id) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
                 tracing::warn!(path = %entry.path().display(), "not an upload, left alone");
                 continue;
             };
@@ -319,7 +323,8 @@ impl Root {
                 }
                 let dir = self.blobs.join(algorithm.name()).join(&shard);
                 for name in names(&dir).map_err(fail)?.unwrap_or_default() {
-                    let Ok(digest) = format!("{}:{name}", algorithm.name()).parse::<Digest>() else {
+                    let Ok(digest) = format!("{}:{name}", algorithm.name()).parse::<Digest>()
+                    else {
                         continue;
                     };
                     if after.is_some_and(|after| digest <= *after) {
@@ -464,7 +469,7 @@ mod tests {
             .await
             .unwrap();
         store
-            .append(&id, 4, Bytes::from_static(b"p!"))
+            .append(&id, 3, Bytes::from_static(b"p!x"))
             .await
             .unwrap();
         let staged = store.staged().await.unwrap();

@@ -159,6 +159,11 @@ mod tests {
         assert_eq!(keys(all), ["r:a", "r:b", "r:c"]);
         let rest = meta.list("t", "r:", Some("r:a"), 1).await.unwrap();
         assert_eq!(keys(rest), ["r:b"]);
-        assert!(meta.list("t", "r:", Some("r:c"), 9).await.unwrap().is_empty());
+        assert!(
+            meta.list("t", "r:", Some("r:c"), 9)
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 }

@@ -26,10 +26,7 @@ fn next(path: &str, n: Option<usize>, last: &str, filter: Option<&str>) -> (Head
 
 pub(super) async fn tags(call: &Call<'_>, name: &Name) -> Result<Response, Error> {
     let n = call.query.count()?;
-    let page = call
-        .registry
-        .tags(name, n, call.query.get("last"))
-        .await?;
+    let page = call.registry.tags(name, n, call.query.get("last")).await?;
     let mut headers = Vec::new();
     if let (true, Some(last)) = (page.more, page.items.last()) {
         headers.push(next(&format!("/v2/{name}/tags/list"), n, last, None));
@@ -55,7 +52,10 @@ pub(super) async fn referrers(
     subject: &Digest,
 ) -> Result<Response, Error> {
     let n = call.query.count()?;
-    let filter = call.query.get("artifactType").filter(|text| !text.is_empty());
+    let filter = call
+        .query
+        .get("artifactType")
+        .filter(|text| !text.is_empty());
     let page = call
         .registry
         .referrers(name, subject, filter, n, call.query.get("last"))

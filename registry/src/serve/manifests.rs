@@ -23,11 +23,7 @@ fn lookup(reference: &str) -> Result<Reference, Error> {
     })
 }
 
-pub(super) async fn read(
-    call: &Call<'_>,
-    name: &Name,
-    reference: &str,
-) -> Result<Response, Error> {
+pub(super) async fn read(call: &Call<'_>, name: &Name, reference: &str) -> Result<Response, Error> {
     let found = call.registry.manifest(name, &lookup(reference)?).await?;
     blobs::send(call, &found.digest, &found.media_type, found.opened)
 }

@@ -59,10 +59,9 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
             }
         }
     };
-    response.headers_mut().insert(
-        API_VERSION,
-        HeaderValue::from_static("registry/2.0"),
-    );
+    response
+        .headers_mut()
+        .insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     let status = response.status();
     registry.counters.requests.add(1);
     if status.is_server_error() {

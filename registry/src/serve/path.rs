@@ -154,12 +154,30 @@ mod tests {
             ("/v2/a%2Fb/tags/list", Target::Tags(name("a/b"))),
             ("/v2/a/blobs/uploads", Target::Uploads(name("a"))),
             ("/v2/a/blobs/uploads/", Target::Uploads(name("a"))),
-            ("/v2/a/blobs/uploads/x", Target::Upload(name("a"), "x".into())),
-            ("/v2/a/blobs/uploads/blobs/uploads/", Target::Uploads(name("a/blobs/uploads"))),
-            ("/v2/blobs/uploads/manifests/v1", Target::Manifest(name("blobs/uploads"), "v1".into())),
-            ("/v2/tags/list/blobs/sha256%3Aab", Target::Blob(name("tags/list"), "sha256:ab".into())),
-            ("/v2/manifests/manifests/manifests", Target::Manifest(name("manifests"), "manifests".into())),
-            ("/v2/a/referrers/sha256:x", Target::Referrers(name("a"), "sha256:x".into())),
+            (
+                "/v2/a/blobs/uploads/x",
+                Target::Upload(name("a"), "x".into()),
+            ),
+            (
+                "/v2/a/blobs/uploads/blobs/uploads/",
+                Target::Uploads(name("a/blobs/uploads")),
+            ),
+            (
+                "/v2/blobs/uploads/manifests/v1",
+                Target::Manifest(name("blobs/uploads"), "v1".into()),
+            ),
+            (
+                "/v2/tags/list/blobs/sha256%3Aab",
+                Target::Blob(name("tags/list"), "sha256:ab".into()),
+            ),
+            (
+                "/v2/manifests/manifests/manifests",
+                Target::Manifest(name("manifests"), "manifests".into()),
+            ),
+            (
+                "/v2/a/referrers/sha256:x",
+                Target::Referrers(name("a"), "sha256:x".into()),
+            ),
         ] {
             assert_eq!(parse(raw).unwrap(), want, "{raw}");
         }
@@ -180,7 +198,10 @@ mod tests {
 
     #[test]
     fn queries() {
-        let query = Query::parse(Some("digest=sha256%3Aab&tag=a&tag=b&artifactType=x/y+json&e")).unwrap();
+        let query = Query::parse(Some(
+            "digest=sha256%3Aab&tag=a&tag=b&artifactType=x/y+json&e",
+        ))
+        .unwrap();
         assert_eq!(query.get("digest"), Some("sha256:ab"));
         assert_eq!(query.all("tag").collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(query.get("artifactType"), Some("x/y+json"));

@@ -69,8 +69,7 @@ pub fn select_manifest(index_json: &[u8]) -> Result<Descriptor, Unsupported> {
     for os in PLATFORM_OS {
         let found = entries.iter().find(|entry| {
             entry.platform.as_ref().is_some_and(|platform| {
-                platform.os == os
-                    && PLATFORM_ARCHITECTURE.contains(&platform.architecture.as_str())
+                platform.os == os && PLATFORM_ARCHITECTURE.contains(&platform.architecture.as_str())
             })
         });
         if let Some(found) = found {
@@ -96,7 +95,10 @@ pub fn select_manifest(index_json: &[u8]) -> Result<Descriptor, Unsupported> {
             "is an index of {} manifests without platforms: name one of them by its digest",
             bare.len()
         ),
-        list => container(&list.join(", "), list.iter().any(|p| p.starts_with("linux/"))),
+        list => container(
+            &list.join(", "),
+            list.iter().any(|p| p.starts_with("linux/")),
+        ),
     }))
 }
 
@@ -129,7 +131,7 @@ pub fn select_layer(
         .collect();
     match wasm.as_slice() {
         [only] => layer_ref(only),
-        // Several files beside the component are common with the canonical type only once among them.
+        // Old and new layer types side by side: the canonical one decides if it stands there once.
         [_, ..] => {
             let exact: Vec<&&Descriptor> = wasm
                 .iter()
@@ -182,7 +184,11 @@ fn refuse(layers: &[Descriptor], config_type: &str, config_json: Option<&[u8]>) 
 }
 
 fn container(platforms: &str, linux: bool) -> String {
-    let what = if linux { "a Linux container image" } else { "a container image" };
+    let what = if linux {
+        "a Linux container image"
+    } else {
+        "a container image"
+    };
     format!("is {what} ({platforms}); {FIX}")
 }
 
@@ -204,9 +210,10 @@ fn is_attestation(entry: &Descriptor) -> bool {
         .is_some_and(|all: &BTreeMap<String, String>| {
             all.contains_key("vnd.docker.reference.type")
         });
-    let unknown = entry.platform.as_ref().is_some_and(|platform| {
-        platform.os == "unknown" && platform.architecture == "unknown"
-    });
+    let unknown = entry
+        .platform
+        .as_ref()
+        .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown");
     marked || unknown
 }
 
@@ -286,7 +293,12 @@ mod tests {
     #[test]
     fn every_layer_type_in_use() {
         for layer in LAYERS {
-            for config in [CONFIG, "application/vnd.oci.empty.v1+json", IMAGE_CONFIG, "application/vnd.unknown.config.v1+json"] {
+            for config in [
+                CONFIG,
+                "application/vnd.oci.empty.v1+json",
+                IMAGE_CONFIG,
+                "application/vnd.unknown.config.v1+json",
+            ] {
                 let found = select_layer(&image(config, &[layer]), None).unwrap();
                 assert_eq!(found.media_type, layer);
             }
@@ -301,9 +313,21 @@ mod tests {
         let linux = br#"{"os":"linux","architecture":"amd64"}"#.as_slice();
         let wasi = br#"{"os":"wasip1","architecture":"wasm"}"#.as_slice();
         for (manifest, config, want) in [
-            (image(IMAGE_CONFIG, &[tar]), Some(linux), "is a Linux container image (linux/amd64)"),
-            (image(IMAGE_CONFIG, &[tar]), Some(wasi), "inside a tar layer"),
-            (image(IMAGE_CONFIG, &[tar]), None, "container image with tar layers"),
+            (
+                image(IMAGE_CONFIG, &[tar]),
+                Some(linux),
+                "is a Linux container image (linux/amd64)",
+            ),
+            (
+                image(IMAGE_CONFIG, &[tar]),
+                Some(wasi),
+                "inside a tar layer",
+            ),
+            (
+                image(IMAGE_CONFIG, &[tar]),
+                None,
+                "container image with tar layers",
+            ),
             (image(SPIN_CONFIG, &[LAYERS[1]]), None, "Spin application"),
             (image("x", &[]), None, "without layers"),
             (image("x", &["text/plain"]), None, "text/plain"),
@@ -339,12 +363,27 @@ mod tests {
             entry("wasip2", "wasm", ""),
         ]);
         assert!(is_index(None, &both));
-        assert_eq!(select_manifest(&both).unwrap().platform.unwrap().os, "wasip2");
-        let linux = index(vec![entry("linux", "amd64", ""), entry("linux", "arm64", "v8"), attestation]);
+        assert_eq!(
+            select_manifest(&both).unwrap().platform.unwrap().os,
+            "wasip2"
+        );
+        let linux = index(vec![
+            entry("linux", "amd64", ""),
+            entry("linux", "arm64", "v8"),
+            attestation,
+        ]);
         let sentence = select_manifest(&linux).unwrap_err().sentence;
-        assert!(sentence.contains("Linux container image (linux/amd64, linux/arm64)"), "{sentence}");
+        assert!(
+            sentence.contains("Linux container image (linux/amd64, linux/arm64)"),
+            "{sentence}"
+        );
         let single = index(vec![desc(OCI_MANIFEST)]);
         assert_eq!(select_manifest(&single).unwrap().media_type, OCI_MANIFEST);
-        assert!(select_manifest(&index(vec![])).unwrap_err().sentence.contains("empty"));
+        assert!(
+            select_manifest(&index(vec![]))
+                .unwrap_err()
+                .sentence
+                .contains("empty")
+        );
     }
 }

@@ -106,7 +106,7 @@ pub fn artifact_with(
 ) -> Artifact {
     let layer_digest = Algorithm::Sha256.digest(bytes);
     let layer_size = bytes.len() as u64;
-    let component = (kind == Kind::Component).then(|| WasmComponent {
+    let component = (kind == Kind::Component).then_some(WasmComponent {
         exports,
         imports,
         target: None,

@@ -1,6 +1,6 @@
 //! The address of an Ingress: every node's ingress serves every Ingress of our class, so all show the same.
 
-use std::net::IpAddr;
+use std::net::IpAddr; // pure: an address is a value
 
 use coracle_api::{Key, meta};
 use serde_json::{Value, json};

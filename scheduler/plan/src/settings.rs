@@ -1,6 +1,6 @@
 //! The knobs of planning, each with a default that is right for most clusters.
 
-use std::net::Ipv4Addr;
+use std::net::Ipv4Addr; // pure: an address is a value
 
 /// What an operator may choose about planning.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use coracle_state::{Batch, BoxFuture, Command, Propose, ProposeError, Results, V
 use jiff::Timestamp;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Config as RaftConfig, ServerState, SnapshotPolicy};
+use openraft::{Config as RaftConfig, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::compact;
@@ -215,6 +215,15 @@ impl Replica {
             last_log: metrics.last_log_index.unwrap_or(0),
             snapshot: metrics.snapshot.map_or(0, |id| id.index),
             members: metrics.membership_config.nodes().map(|(id, m)| (*id, m.clone())).collect(),
+        }
+    }
+
+    /// Answers when this member leads and has applied everything proposed before, whoever proposed it: what was not
+    /// applied by then will not be.
+    pub async fn barrier(&self) -> Result<(), ProposeError> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(ProposeError::NoLeader(e.to_string())),
         }
     }
 

@@ -36,7 +36,14 @@ pub enum Decision {
 }
 
 /// Paths for everybody, with or without credentials.
-const OPEN: &[&str] = &["/version", "/healthz", "/livez", "/readyz", "/coracle/v1/join", "/coracle/v1/ca"];
+const OPEN: &[&str] = &[
+    "/version",
+    "/healthz",
+    "/livez",
+    "/readyz",
+    "/coracle/v1/join",
+    "/coracle/v1/ca",
+];
 /// Paths (and everything below them) for every authenticated user.
 const DISCOVERY: &[&str] = &["/", "/api", "/apis", "/openapi"];
 /// The namespace that node heartbeats live in.
@@ -47,9 +54,15 @@ pub fn authorise(identity: &Identity, a: &Attributes<'_>) -> Decision {
     let allowed = if a.resource.is_empty() {
         path(identity, a)
     } else {
-        trusted(identity) || reviews(identity, a) || identity.node().is_some_and(|node| runner(node, a))
+        trusted(identity)
+            || reviews(identity, a)
+            || identity.node().is_some_and(|node| runner(node, a))
     };
-    if allowed { Decision::Allow } else { Decision::Deny(why(identity, a)) }
+    if allowed {
+        Decision::Allow
+    } else {
+        Decision::Deny(why(identity, a))
+    }
 }
 
 fn trusted(identity: &Identity) -> bool {
@@ -57,7 +70,12 @@ fn trusted(identity: &Identity) -> bool {
 }
 
 fn path(identity: &Identity, a: &Attributes<'_>) -> bool {
-    let below = |prefix: &str| a.path == prefix || a.path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+    let below = |prefix: &str| {
+        a.path == prefix
+            || a.path
+                .strip_prefix(prefix)
+                .is_some_and(|rest| rest.starts_with('/'))
+    };
     if trusted(identity) || OPEN.iter().any(|p| below(p)) {
         return true;
     }
@@ -65,7 +83,9 @@ fn path(identity: &Identity, a: &Attributes<'_>) -> bool {
         return false;
     }
     // A runner reports what its own proxy has swapped in.
-    let own_proxy = identity.node().is_some_and(|n| a.path.strip_prefix("/coracle/v1/proxies/") == Some(n));
+    let own_proxy = identity
+        .node()
+        .is_some_and(|n| a.path.strip_prefix("/coracle/v1/proxies/") == Some(n));
     own_proxy || (a.verb == "get" && DISCOVERY.iter().any(|p| below(p)))
 }
 
@@ -73,7 +93,11 @@ fn path(identity: &Identity, a: &Attributes<'_>) -> bool {
 fn reviews(identity: &Identity, a: &Attributes<'_>) -> bool {
     !identity.is_anonymous()
         && a.verb == "create"
-        && matches!((a.group, a.resource), ("authorization.k8s.io", "selfsubjectaccessreviews") | ("authentication.k8s.io", "selfsubjectreviews"))
+        && matches!(
+            (a.group, a.resource),
+            ("authorization.k8s.io", "selfsubjectaccessreviews")
+                | ("authentication.k8s.io", "selfsubjectreviews")
+        )
 }
 
 fn runner(node: &str, a: &Attributes<'_>) -> bool {
@@ -95,11 +119,33 @@ fn runner(node: &str, a: &Attributes<'_>) -> bool {
 
 fn why(identity: &Identity, a: &Attributes<'_>) -> String {
     if a.resource.is_empty() {
-        return format!("forbidden: User {:?} cannot {} path {:?}", identity.user, a.verb, a.path);
+        return format!(
+            "forbidden: User {:?} cannot {} path {:?}",
+            identity.user, a.verb, a.path
+        );
     }
-    let resource = if a.subresource.is_empty() { a.resource.to_string() } else { format!("{}/{}", a.resource, a.subresource) };
-    let scope = if a.namespace.is_empty() { "at the cluster scope".to_string() } else { format!("in the namespace {:?}", a.namespace) };
-    let full = if a.group.is_empty() { a.resource.to_string() } else { format!("{}.{}", a.resource, a.group) };
-    let object = if a.name.is_empty() { full } else { format!("{full} {:?}", a.name) };
-    format!("{object} is forbidden: User {:?} cannot {} resource {resource:?} in API group {:?} {scope}", identity.user, a.verb, a.group)
+    let resource = if a.subresource.is_empty() {
+        a.resource.to_string()
+    } else {
+        format!("{}/{}", a.resource, a.subresource)
+    };
+    let scope = if a.namespace.is_empty() {
+        "at the cluster scope".to_string()
+    } else {
+        format!("in the namespace {:?}", a.namespace)
+    };
+    let full = if a.group.is_empty() {
+        a.resource.to_string()
+    } else {
+        format!("{}.{}", a.resource, a.group)
+    };
+    let object = if a.name.is_empty() {
+        full
+    } else {
+        format!("{full} {:?}", a.name)
+    };
+    format!(
+        "{object} is forbidden: User {:?} cannot {} resource {resource:?} in API group {:?} {scope}",
+        identity.user, a.verb, a.group
+    )
 }

@@ -31,7 +31,8 @@ pub async fn read(body: Body) -> Result<Bytes, ApiError> {
     let mut all = BytesMut::new();
     let mut seen = 0usize;
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| ApiError::bad_request(format!("the request body ended early: {e}")))?;
+        let chunk = chunk
+            .map_err(|e| ApiError::bad_request(format!("the request body ended early: {e}")))?;
         seen += chunk.len();
         if seen <= BODY_BYTES_MAX {
             all.extend_from_slice(&chunk);
@@ -46,7 +47,9 @@ pub async fn read(body: Body) -> Result<Bytes, ApiError> {
         return Err(ApiError::new(
             413,
             "RequestEntityTooLarge",
-            format!("E_BODY_TOO_LARGE: the request body is larger than {BODY_BYTES_MAX} bytes; split the object, or push large data to the registry as an image"),
+            format!(
+                "E_BODY_TOO_LARGE: the request body is larger than {BODY_BYTES_MAX} bytes; split the object, or push large data to the registry as an image"
+            ),
         ));
     }
     Ok(all.freeze())
@@ -66,11 +69,17 @@ pub fn content_type(headers: &HeaderMap) -> String {
 /// Decodes a body of JSON, YAML or Kubernetes' protobuf.
 pub fn decode(content_type: &str, bytes: &[u8]) -> Result<Decoded, ApiError> {
     match content_type {
-        "application/vnd.kubernetes.protobuf" => Ok(Decoded { value: protobuf::decode(bytes)?, duplicates: Vec::new() }),
+        "application/vnd.kubernetes.protobuf" => Ok(Decoded {
+            value: protobuf::decode(bytes)?,
+            duplicates: Vec::new(),
+        }),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(bytes),
         // curl's default; what it sends is JSON all the same.
         "application/json" | "application/x-www-form-urlencoded" => self::json(bytes),
-        other => Err(unsupported(other, "application/json, application/yaml, application/vnd.kubernetes.protobuf")),
+        other => Err(unsupported(
+            other,
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 
@@ -79,7 +88,8 @@ pub fn json(bytes: &[u8]) -> Result<Decoded, ApiError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Decoded::default());
     }
-    let (value, duplicates) = json::read(bytes).map_err(|e| ApiError::bad_request(format!("the request body is not valid JSON: {e}")))?;
+    let (value, duplicates) = json::read(bytes)
+        .map_err(|e| ApiError::bad_request(format!("the request body is not valid JSON: {e}")))?;
     Ok(Decoded { value, duplicates })
 }
 
@@ -90,23 +100,40 @@ pub fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
     {
         return Ok(Decoded { value, duplicates });
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| ApiError::bad_request("the request body is not UTF-8"))?;
-    let mut documents = doc::read_yaml(text).map_err(|e| ApiError::bad_request(format!("the request body is not valid YAML: {e}")))?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| ApiError::bad_request("the request body is not UTF-8"))?;
+    let mut documents = doc::read_yaml(text)
+        .map_err(|e| ApiError::bad_request(format!("the request body is not valid YAML: {e}")))?;
     match documents.len() {
         0 => Ok(Decoded::default()),
-        1 => Ok(Decoded { value: documents.remove(0), duplicates: Vec::new() }),
-        n => Err(ApiError::bad_request(format!("the request body has {n} YAML documents, send one object per request"))),
+        1 => Ok(Decoded {
+            value: documents.remove(0),
+            duplicates: Vec::new(),
+        }),
+        n => Err(ApiError::bad_request(format!(
+            "the request body has {n} YAML documents, send one object per request"
+        ))),
     }
 }
 
 /// 415.
 pub fn unsupported(content_type: &str, known: &str) -> ApiError {
-    ApiError::new(415, "UnsupportedMediaType", format!("the body of the request was in an unknown format {content_type:?} - accepted media types include: {known}"))
+    ApiError::new(
+        415,
+        "UnsupportedMediaType",
+        format!(
+            "the body of the request was in an unknown format {content_type:?} - accepted media types include: {known}"
+        ),
+    )
 }
 
 /// Checks and cleans an object of a kind: fills `apiVersion` and `kind`, refuses another kind, normalises values,
 /// refuses wrong types, and treats unknown and duplicate fields as asked. Returns the warnings to send.
-pub fn admit(kind: &Kind, decoded: &mut Decoded, validation: FieldValidation) -> Result<Vec<String>, ApiError> {
+pub fn admit(
+    kind: &Kind,
+    decoded: &mut Decoded,
+    validation: FieldValidation,
+) -> Result<Vec<String>, ApiError> {
     typed(kind, &mut decoded.value)?;
     schema::normalise(kind, &mut decoded.value);
     fields(kind, &mut decoded.value, &decoded.duplicates, validation)
@@ -116,7 +143,10 @@ pub fn admit(kind: &Kind, decoded: &mut Decoded, validation: FieldValidation) ->
 pub fn typed(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
     let want = (kind.api_version(), kind.kind);
     let Some(map) = object.as_object_mut() else {
-        return Err(ApiError::bad_request(format!("the request body must be a {} object", kind.kind)));
+        return Err(ApiError::bad_request(format!(
+            "the request body must be a {} object",
+            kind.kind
+        )));
     };
     for (field, want) in [("apiVersion", want.0.as_str()), ("kind", want.1)] {
         match map.get(field) {
@@ -125,7 +155,9 @@ pub fn typed(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
             }
             Some(Value::String(s)) if s == want => {}
             Some(other) => {
-                return Err(ApiError::bad_request(format!("the {field} in the data ({other}) does not match the expected {field} ({want:?})")));
+                return Err(ApiError::bad_request(format!(
+                    "the {field} in the data ({other}) does not match the expected {field} ({want:?})"
+                )));
             }
         }
     }
@@ -133,19 +165,30 @@ pub fn typed(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
 }
 
 /// Field validation of a whole object (of a request body, or of what a patch made).
-pub fn fields(kind: &Kind, object: &mut Value, duplicates: &[String], validation: FieldValidation) -> Result<Vec<String>, ApiError> {
+pub fn fields(
+    kind: &Kind,
+    object: &mut Value,
+    duplicates: &[String],
+    validation: FieldValidation,
+) -> Result<Vec<String>, ApiError> {
     let problems = schema::check(kind, object);
     let name = meta::name(object).to_string();
     if let Some(e) = problems.type_error(kind, &name) {
         return Err(e);
     }
-    let repeated: Vec<String> = duplicates.iter().map(|d| format!("duplicate field {d:?}")).collect();
+    let repeated: Vec<String> = duplicates
+        .iter()
+        .map(|d| format!("duplicate field {d:?}"))
+        .collect();
     let mut warnings = Vec::new();
     match validation {
         FieldValidation::Strict => {
             let unknown = problems.strict_error(kind, &name);
             if unknown.is_some() || !repeated.is_empty() {
-                let base = format!("{} in version {:?} cannot be handled as a {}: strict decoding error", kind.kind, kind.version, kind.kind);
+                let base = format!(
+                    "{} in version {:?} cannot be handled as a {}: strict decoding error",
+                    kind.kind, kind.version, kind.kind
+                );
                 let mut e = unknown.unwrap_or_else(|| ApiError::bad_request(base.clone()));
                 if !repeated.is_empty() {
                     let join = if e.message == base { ": " } else { ", " };

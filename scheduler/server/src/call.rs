@@ -64,13 +64,23 @@ impl Call {
     pub fn manager(&self) -> Result<String, ApiError> {
         match self.query.get("fieldManager") {
             Some(m) if m.chars().count() > MANAGER_CHARS_MAX || m.chars().any(char::is_control) => {
-                Err(ApiError::bad_request(format!("fieldManager: must be at most {MANAGER_CHARS_MAX} printable characters")))
+                Err(ApiError::bad_request(format!(
+                    "fieldManager: must be at most {MANAGER_CHARS_MAX} printable characters"
+                )))
             }
             Some(m) => Ok(m.to_string()),
             None => {
                 let product = self.agent.split('/').next().unwrap_or_default();
-                let product: String = product.chars().filter(|c| !c.is_control()).take(MANAGER_CHARS_MAX).collect();
-                Ok(if product.is_empty() { "unknown".into() } else { product })
+                let product: String = product
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(MANAGER_CHARS_MAX)
+                    .collect();
+                Ok(if product.is_empty() {
+                    "unknown".into()
+                } else {
+                    product
+                })
             }
         }
     }
@@ -88,7 +98,10 @@ impl Call {
     /// Asks the rules, with the object's name as far as it is known.
     pub fn authorise(&self, view: &View, name: &str) -> Result<(), ApiError> {
         let on_node = match self.kind.table {
-            "pods" if !name.is_empty() => view.get("pods", &self.key_of(name)).map(|o| o.attrs.node_name.clone()).unwrap_or_default(),
+            "pods" if !name.is_empty() => view
+                .get("pods", &self.key_of(name))
+                .map(|o| o.attrs.node_name.clone())
+                .unwrap_or_default(),
             _ => String::new(),
         };
         let attributes = Attributes {
@@ -110,6 +123,10 @@ pub fn permit(identity: &Identity, attributes: &Attributes<'_>) -> Result<(), Ap
     match authorise(identity, attributes) {
         Decision::Allow => Ok(()),
         Decision::Deny(_) if identity.is_anonymous() => Err(unauthorized()),
-        Decision::Deny(why) => Err(ApiError::new(403, "Forbidden", why).about(attributes.group, attributes.resource, attributes.name)),
+        Decision::Deny(why) => Err(ApiError::new(403, "Forbidden", why).about(
+            attributes.group,
+            attributes.resource,
+            attributes.name,
+        )),
     }
 }

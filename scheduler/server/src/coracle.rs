@@ -16,27 +16,55 @@ pub fn owns(path: &[&str]) -> bool {
 /// Answers; the caller has authorised the path already.
 pub async fn answer(ctx: &Context, method: &Method, path: &[&str], decoded: Decoded) -> Answer {
     match (method.as_str(), path) {
-        ("GET", ["coracle", "v1", "ca"]) => Ok(reply::bytes(200, "application/x-pem-file", (ctx.config.ca_bundle_pem)())),
+        ("GET", ["coracle", "v1", "ca"]) => Ok(reply::bytes(
+            200,
+            "application/x-pem-file",
+            (ctx.config.ca_bundle_pem)(),
+        )),
         ("GET", ["coracle", "v1", "status"]) => Ok(reply::value(200, &status(ctx))),
-        ("POST", ["coracle", "v1", "join"]) => ctx.config.join.join(object(decoded)?).await.map(|v| reply::value(200, &v)),
-        ("POST", ["coracle", "v1", "tokens"]) => ctx.config.tokens.create(object(decoded)?).await.map(|v| reply::value(201, &v)),
+        ("POST", ["coracle", "v1", "join"]) => ctx
+            .config
+            .join
+            .join(object(decoded)?)
+            .await
+            .map(|v| reply::value(200, &v)),
+        ("POST", ["coracle", "v1", "tokens"]) => ctx
+            .config
+            .tokens
+            .create(object(decoded)?)
+            .await
+            .map(|v| reply::value(201, &v)),
         ("PUT", ["coracle", "v1", "proxies", node]) => {
             let applied = match &decoded.value["applied"] {
                 Value::Number(n) => n.as_u64(),
                 Value::String(s) => s.parse().ok(),
                 _ => None,
             };
-            let applied = applied.ok_or_else(|| ApiError::bad_request("applied: must be the resourceVersion that the proxy has swapped in"))?;
+            let applied = applied.ok_or_else(|| {
+                ApiError::bad_request(
+                    "applied: must be the resourceVersion that the proxy has swapped in",
+                )
+            })?;
             (ctx.config.acks)(node, applied);
             Ok(reply::bytes(204, reply::JSON, ""))
         }
-        (_, ["coracle", "v1", "ca" | "status" | "join" | "tokens"] | ["coracle", "v1", "proxies", _]) => Err(reply::not_allowed(method.as_str())),
+        (
+            _,
+            ["coracle", "v1", "ca" | "status" | "join" | "tokens"]
+            | ["coracle", "v1", "proxies", _],
+        ) => Err(reply::not_allowed(method.as_str())),
         _ => Err(reply::unknown_path()),
     }
 }
 
 fn object(decoded: Decoded) -> Result<Value, ApiError> {
-    if decoded.value.is_object() { Ok(decoded.value) } else { Err(ApiError::bad_request("the request body must be a JSON object")) }
+    if decoded.value.is_object() {
+        Ok(decoded.value)
+    } else {
+        Err(ApiError::bad_request(
+            "the request body must be a JSON object",
+        ))
+    }
 }
 
 fn status(ctx: &Context) -> Value {

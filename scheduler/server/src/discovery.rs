@@ -12,7 +12,8 @@ use crate::reply::{self, Answer};
 /// The version of aggregated discovery that a client asks for first, if it comes before plain JSON.
 fn aggregated(accepted: &[Media]) -> Option<&'static str> {
     for media in accepted.iter().filter(|m| m.takes_json()) {
-        let group = media.parameter("g") == "apidiscovery.k8s.io" && media.parameter("as") == "APIGroupDiscoveryList";
+        let group = media.parameter("g") == "apidiscovery.k8s.io"
+            && media.parameter("as") == "APIGroupDiscoveryList";
         match (group, media.parameter("v")) {
             (true, "v2") => return Some("v2"),
             (true, "v2beta1") => return Some("v2beta1"),
@@ -25,19 +26,36 @@ fn aggregated(accepted: &[Media]) -> Option<&'static str> {
 
 /// Answers a discovery or OpenAPI path; `None` if it is neither.
 pub fn answer(ctx: &Context, headers: &HeaderMap, path: &[&str]) -> Option<Answer> {
-    let accepted = accept(headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()));
-    let found = |v: Option<Value>| v.map(|v| reply::value(200, &v)).ok_or_else(reply::unknown_path);
+    let accepted = accept(
+        headers
+            .get(http::header::ACCEPT)
+            .and_then(|v| v.to_str().ok()),
+    );
+    let found = |v: Option<Value>| {
+        v.map(|v| reply::value(200, &v))
+            .ok_or_else(reply::unknown_path)
+    };
     Some(match path {
         ["api"] | ["apis"] => {
             let core = path == ["api"];
             match aggregated(&accepted) {
                 Some(version) => {
-                    let body = if core { discovery::aggregated_core(version) } else { discovery::aggregated_groups(version) };
+                    let body = if core {
+                        discovery::aggregated_core(version)
+                    } else {
+                        discovery::aggregated_groups(version)
+                    };
                     // The client trusts the form only if the type says so.
-                    let content_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+                    let content_type = format!(
+                        "application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+                    );
                     Ok(reply::bytes(200, &content_type, body.to_string()))
                 }
-                None => found(Some(if core { discovery::legacy_api(&ctx.config.server_address) } else { discovery::legacy_groups() })),
+                None => found(Some(if core {
+                    discovery::legacy_api(&ctx.config.server_address)
+                } else {
+                    discovery::legacy_groups()
+                })),
             }
         }
         ["api", "v1"] => found(Some(discovery::legacy_api_v1())),
@@ -51,9 +69,17 @@ pub fn answer(ctx: &Context, headers: &HeaderMap, path: &[&str]) -> Option<Answe
 
 /// One document; clients cache it by ETag.
 fn openapi(headers: &HeaderMap, group_version: &str) -> Answer {
-    let document = schema::openapi(group_version).ok_or_else(reply::unknown_path)?.to_string();
-    let tag = format!("\"{}\"", hex::encode_upper(&Sha256::digest(document.as_bytes())[..16]));
-    let mut response = match headers.get(http::header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()) {
+    let document = schema::openapi(group_version)
+        .ok_or_else(reply::unknown_path)?
+        .to_string();
+    let tag = format!(
+        "\"{}\"",
+        hex::encode_upper(&Sha256::digest(document.as_bytes())[..16])
+    );
+    let mut response = match headers
+        .get(http::header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+    {
         Some(known) if known.contains(&tag) => reply::bytes(304, reply::JSON, ""),
         _ => reply::bytes(200, reply::JSON, document),
     };
@@ -65,6 +91,19 @@ fn openapi(headers: &HeaderMap, group_version: &str) -> Answer {
 
 /// `/` lists where to look.
 pub fn index() -> Answer {
-    let paths = ["/api", "/api/v1", "/apis", "/coracle/v1/ca", "/coracle/v1/join", "/coracle/v1/status", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"];
+    let paths = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/coracle/v1/ca",
+        "/coracle/v1/join",
+        "/coracle/v1/status",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
     Ok(reply::value(200, &json!({"paths": paths})))
 }

@@ -15,7 +15,11 @@ pub fn answer(ctx: &Context, path: &[&str]) -> Option<Answer> {
         ["readyz", ..] => (ctx.config.ready)()
             .map(|()| reply::bytes(200, "text/plain; charset=utf-8", "ok"))
             .map_err(|why| reply::later(503, "ServiceUnavailable", why)),
-        ["metrics"] => Ok(reply::bytes(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", ctx.metrics.text())),
+        ["metrics"] => Ok(reply::bytes(
+            200,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            ctx.metrics.text(),
+        )),
         _ => return None,
     })
 }

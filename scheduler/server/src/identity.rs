@@ -30,25 +30,39 @@ pub struct Identity {
 impl Identity {
     /// Nobody in particular.
     pub fn anonymous() -> Self {
-        Self { user: ANONYMOUS.into(), groups: vec!["system:unauthenticated".into()] }
+        Self {
+            user: ANONYMOUS.into(),
+            groups: vec!["system:unauthenticated".into()],
+        }
     }
 
     /// An authenticated user.
     pub fn new(user: impl Into<String>, groups: &[&str]) -> Self {
         let mut groups: Vec<String> = groups.iter().map(|g| g.to_string()).collect();
         groups.push(AUTHENTICATED.into());
-        Self { user: user.into(), groups }
+        Self {
+            user: user.into(),
+            groups,
+        }
     }
 
     /// From a verified client certificate: CN = user, O = groups. `None` if it has no common name.
     pub fn from_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let subject = certificate.subject();
-        let user = subject.iter_common_name().next()?.as_str().ok()?.to_string();
+        let user = subject
+            .iter_common_name()
+            .next()?
+            .as_str()
+            .ok()?
+            .to_string();
         if user.is_empty() || user == ANONYMOUS {
             return None;
         }
-        let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
+        let groups: Vec<&str> = subject
+            .iter_organization()
+            .filter_map(|o| o.as_str().ok())
+            .collect();
         Some(Self::new(user, &groups))
     }
 
@@ -64,12 +78,19 @@ impl Identity {
 
     /// The node's name if this is a runner.
     pub fn node(&self) -> Option<&str> {
-        self.in_group(NODES).then(|| self.user.strip_prefix("system:node:")).flatten().filter(|n| !n.is_empty())
+        self.in_group(NODES)
+            .then(|| self.user.strip_prefix("system:node:"))
+            .flatten()
+            .filter(|n| !n.is_empty())
     }
 }
 
 /// The identity of a request: its bearer token if it has one, else the client certificate, else anonymous.
-pub fn of(ctx: &Context, headers: &HeaderMap, peer: Option<&Identity>) -> Result<Identity, ApiError> {
+pub fn of(
+    ctx: &Context,
+    headers: &HeaderMap,
+    peer: Option<&Identity>,
+) -> Result<Identity, ApiError> {
     let bearer = headers
         .get(AUTHORIZATION)
         .and_then(|v| v.to_str().ok())
@@ -77,12 +98,21 @@ pub fn of(ctx: &Context, headers: &HeaderMap, peer: Option<&Identity>) -> Result
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim());
     if let Some(token) = bearer {
-        return ctx.config.bearer.as_ref().and_then(|check| check(token)).ok_or_else(unauthorized);
+        return ctx
+            .config
+            .bearer
+            .as_ref()
+            .and_then(|check| check(token))
+            .ok_or_else(unauthorized);
     }
     Ok(peer.cloned().unwrap_or_else(Identity::anonymous))
 }
 
 /// 401.
 pub fn unauthorized() -> ApiError {
-    ApiError::new(401, "Unauthorized", "Unauthorized: use the client certificate of the kubeconfig that `coracle` printed")
+    ApiError::new(
+        401,
+        "Unauthorized",
+        "Unauthorized: use the client certificate of the kubeconfig that `coracle` printed",
+    )
 }

@@ -15,7 +15,11 @@ const DUPLICATES_MAX: usize = 32;
 pub fn read(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let duplicates = RefCell::new(Vec::new());
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Seed { path: String::new(), duplicates: &duplicates }.deserialize(&mut deserializer)?;
+    let value = Seed {
+        path: String::new(),
+        duplicates: &duplicates,
+    }
+    .deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok((value, duplicates.into_inner()))
 }
@@ -70,7 +74,10 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Seed { path: format!("{}[{}]", self.path, items.len()), duplicates: self.duplicates })? {
+        while let Some(item) = seq.next_element_seed(Seed {
+            path: format!("{}[{}]", self.path, items.len()),
+            duplicates: self.duplicates,
+        })? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -79,11 +86,21 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
+            let path = if self.path.is_empty() {
+                key.clone()
+            } else {
+                format!("{}.{key}", self.path)
+            };
             if map.contains_key(&key) && self.duplicates.borrow().len() < DUPLICATES_MAX {
                 self.duplicates.borrow_mut().push(path.clone());
             }
-            map.insert(key, entries.next_value_seed(Seed { path, duplicates: self.duplicates })?);
+            map.insert(
+                key,
+                entries.next_value_seed(Seed {
+                    path,
+                    duplicates: self.duplicates,
+                })?,
+            );
         }
         Ok(Value::Object(map))
     }

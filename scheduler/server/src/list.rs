@@ -1,6 +1,5 @@
 //! Lists: snapshot semantics, pages, and bodies that are streamed from the view instead of built in memory.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -33,19 +32,40 @@ pub async fn list(ctx: &Context, call: &Call) -> Answer {
     let shape = call.shape()?;
     let include = call.include()?;
     let selection = Selection::of(call)?;
-    let limit = call.query.number("limit")?.filter(|l| *l > 0).map(|l| usize::try_from(l).unwrap_or(usize::MAX));
+    let limit = call
+        .query
+        .number("limit")?
+        .filter(|l| *l > 0)
+        .map(|l| usize::try_from(l).unwrap_or(usize::MAX));
     let page = match call.query.get("continue") {
         Some(token) => {
             if call.query.resource_version()?.is_some_and(|r| r > 0) {
-                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(ApiError::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             let token = Continue::decode(token)?;
             match continued(ctx, token.revision) {
                 Some(view) => page(ctx, call, &selection, &view, limit, Some(&token.after)),
-                None => return Ok(reply::expired_continue(&Continue { revision: 0, after: token.after }.encode())),
+                None => {
+                    return Ok(reply::expired_continue(
+                        &Continue {
+                            revision: 0,
+                            after: token.after,
+                        }
+                        .encode(),
+                    ));
+                }
             }
         }
-        None => page(ctx, call, &selection, &snapshot(ctx, call).await?, limit, None),
+        None => page(
+            ctx,
+            call,
+            &selection,
+            &snapshot(ctx, call).await?,
+            limit,
+            None,
+        ),
     };
     let mut metadata = Map::new();
     metadata.insert("resourceVersion".into(), json!(page.revision.to_string()));
@@ -59,12 +79,26 @@ pub async fn list(ctx: &Context, call: &Call) -> Answer {
     Ok(match shape {
         Shape::Object => reply::bytes(200, reply::JSON, streamed(call, metadata, page.objects)),
         Shape::Metadata(version) => {
-            let items: Vec<Value> = page.objects.iter().map(|o| negotiate::metadata_only(&o.value(), version)).collect();
-            reply::value(200, &json!({"kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata, "items": items}))
+            let items: Vec<Value> = page
+                .objects
+                .iter()
+                .map(|o| negotiate::metadata_only(&o.value(), version))
+                .collect();
+            reply::value(
+                200,
+                &json!({"kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata, "items": items}),
+            )
         }
         Shape::Table(version) => {
-            let rows = page.objects.iter().map(|o| negotiate::row(call.kind, &o.value(), version, include, now)).collect();
-            reply::value(200, &negotiate::table_of(call.kind, version, Value::Object(metadata), rows, true))
+            let rows = page
+                .objects
+                .iter()
+                .map(|o| negotiate::row(call.kind, &o.value(), version, include, now))
+                .collect();
+            reply::value(
+                200,
+                &negotiate::table_of(call.kind, version, Value::Object(metadata), rows, true),
+            )
         }
     })
 }
@@ -73,47 +107,86 @@ pub async fn list(ctx: &Context, call: &Call) -> Answer {
 async fn snapshot(ctx: &Context, call: &Call) -> Result<Arc<View>, ApiError> {
     let revision = call.query.resource_version()?;
     match (call.query.get("resourceVersionMatch"), revision) {
-        (None | Some("NotOlderThan"), None) if call.query.get("resourceVersionMatch").is_none() => fresh(ctx, None).await,
-        (Some(_), None) => Err(ApiError::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")),
+        (None | Some("NotOlderThan"), None) if call.query.get("resourceVersionMatch").is_none() => {
+            fresh(ctx, None).await
+        }
+        (Some(_), None) => Err(ApiError::bad_request(
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        )),
         (None | Some("NotOlderThan"), revision) => fresh(ctx, revision).await,
-        (Some("Exact"), Some(0)) => Err(ApiError::bad_request("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")),
+        (Some("Exact"), Some(0)) => Err(ApiError::bad_request(
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        )),
         (Some("Exact"), Some(r)) => {
             let newest = fresh(ctx, Some(r)).await?;
             exact(ctx, newest, r).ok_or_else(|| ApiError::expired(format!("The provided resource version is not available: {r}; list again without resourceVersionMatch=Exact")))
         }
-        (Some(other), _) => Err(ApiError::bad_request(format!("resourceVersionMatch: {other:?} is not supported, use Exact or NotOlderThan"))),
+        (Some(other), _) => Err(ApiError::bad_request(format!(
+            "resourceVersionMatch: {other:?} is not supported, use Exact or NotOlderThan"
+        ))),
     }
 }
 
 fn exact(ctx: &Context, newest: Arc<View>, revision: u64) -> Option<Arc<View>> {
-    if newest.revision == revision { Some(newest) } else { ctx.pages.at(revision) }
+    if newest.revision == revision {
+        Some(newest)
+    } else {
+        ctx.pages.at(revision)
+    }
 }
 
 fn continued(ctx: &Context, revision: u64) -> Option<Arc<View>> {
-    if revision == 0 { Some(ctx.view()) } else { exact(ctx, ctx.view(), revision) }
+    if revision == 0 {
+        Some(ctx.view())
+    } else {
+        exact(ctx, ctx.view(), revision)
+    }
 }
 
-fn page(ctx: &Context, call: &Call, selection: &Selection, view: &Arc<View>, limit: Option<usize>, after: Option<&Key>) -> Page {
+/// Takes one page. The rest is only walked to count it, and only for the first page: a long list that is paged through
+/// must not cost its square.
+fn page(
+    ctx: &Context,
+    call: &Call,
+    selection: &Selection,
+    view: &Arc<View>,
+    limit: Option<usize>,
+    after: Option<&Key>,
+) -> Page {
     let revision = view.revision;
-    let mut objects = match after {
+    let mut all = match after {
         None => selection.objects(view, call.kind.table),
-        Some(key) => view
-            .tables
-            .get(call.kind.table)
-            .map(|t| {
-                let from: (Bound<&Key>, Bound<&Key>) = (Bound::Excluded(key), Bound::Unbounded);
-                t.objects.range::<_, Key>(from).map(|(_, o)| o).filter(|o| selection.matches(o)).cloned().collect()
-            })
-            .unwrap_or_default(),
+        Some(key) => selection.objects_after(view, call.kind.table, key),
     };
-    let Some(limit) = limit.filter(|l| objects.len() > *l) else {
-        return Page { revision, objects, token: None, remaining: None };
-    };
-    let rest = objects.len() - limit;
-    objects.truncate(limit);
+    let objects: Vec<Arc<Obj>> = all
+        .by_ref()
+        .take(limit.unwrap_or(usize::MAX))
+        .cloned()
+        .collect();
+    if limit.is_none() || all.next().is_none() {
+        return Page {
+            revision,
+            objects,
+            token: None,
+            remaining: None,
+        };
+    }
+    let countable = after.is_none() && !selection.selective();
+    let remaining = countable.then(|| all.count() as u64 + 1);
     ctx.pages.keep(view, ctx.now());
-    let token = objects.last().map(|o| Continue { revision, after: o.key.clone() }.encode());
-    Page { revision, objects, token, remaining: (!selection.selective()).then_some(rest as u64) }
+    let token = objects.last().map(|o| {
+        Continue {
+            revision,
+            after: o.key.clone(),
+        }
+        .encode()
+    });
+    Page {
+        revision,
+        objects,
+        token,
+        remaining,
+    }
 }
 
 /// `{"kind":"PodList",...,"items":[...]}` in pieces; only references to the objects are held.
@@ -145,10 +218,19 @@ fn streamed(call: &Call, metadata: Map<String, Value>, objects: Vec<Arc<Obj>>) -
         Some(piece.freeze())
     };
     // A short list is one piece with a Content-Length; only what is larger is worth chunks.
-    let Some(first) = next() else { return Body::empty() };
-    let Some(second) = next() else { return Body::from(first) };
+    let Some(first) = next() else {
+        return Body::empty();
+    };
+    let Some(second) = next() else {
+        return Body::from(first);
+    };
     let rest = std::iter::from_fn(next);
-    Body::from_stream(stream::iter([first, second].into_iter().chain(rest).map(Ok::<_, std::convert::Infallible>)))
+    Body::from_stream(stream::iter(
+        [first, second]
+            .into_iter()
+            .chain(rest)
+            .map(Ok::<_, std::convert::Infallible>),
+    ))
 }
 
 /// A list of these objects as plain JSON, for the answer of a collection's deletion.

@@ -33,7 +33,11 @@ impl Pages {
 
     /// The view at exactly this revision, if it is still kept.
     pub fn at(&self, revision: u64) -> Option<Arc<View>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&revision).map(|(_, v)| v.clone())
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&revision)
+            .map(|(_, v)| v.clone())
     }
 }
 
@@ -56,7 +60,10 @@ impl Continue {
 
     /// Reads a token.
     pub fn decode(token: &str) -> Result<Self, ApiError> {
-        let bad = || ApiError::bad_request("continue key is not valid: it is not one that this server made");
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?).map_err(|_| bad())
+        let bad = || {
+            ApiError::bad_request("continue key is not valid: it is not one that this server made")
+        };
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?)
+            .map_err(|_| bad())
     }
 }

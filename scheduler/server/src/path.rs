@@ -30,7 +30,10 @@ impl ResourcePath {
 
 /// Splits a path into decoded segments; empty segments (a trailing slash) are dropped.
 pub fn segments(path: &str) -> Result<Vec<String>, ApiError> {
-    path.split('/').filter(|s| !s.is_empty()).map(decode).collect()
+    path.split('/')
+        .filter(|s| !s.is_empty())
+        .map(decode)
+        .collect()
 }
 
 /// The resource a path names; `None` if it has not the form of a resource path.
@@ -53,7 +56,9 @@ pub fn resource(segments: &[String]) -> Option<ResourcePath> {
     };
     match rest {
         // Subresources of a namespace have the place of a plural.
-        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => make("", "namespaces", name, sub),
+        ["namespaces", name, sub @ ("status" | "finalize")] if group.is_empty() => {
+            make("", "namespaces", name, sub)
+        }
         ["namespaces", name] if group.is_empty() => make("", "namespaces", name, ""),
         ["namespaces", namespace, plural] => make(namespace, plural, "", ""),
         ["namespaces", namespace, plural, name] => make(namespace, plural, name, ""),
@@ -84,7 +89,9 @@ fn decode(segment: &str) -> Result<String, ApiError> {
     }
     let text = String::from_utf8(bytes).map_err(|_| bad("is not UTF-8"))?;
     if text == "." || text == ".." || text.contains(['/', '%', '\0']) {
-        return Err(bad("is no name: \".\", \"..\", \"/\" and \"%\" are not allowed in names"));
+        return Err(bad(
+            "is no name: \".\", \"..\", \"/\" and \"%\" are not allowed in names",
+        ));
     }
     Ok(text)
 }
@@ -102,27 +109,73 @@ mod tests {
         for (path, want) in [
             ("/api/v1/pods", ("", "v1", "", "pods", "", "")),
             ("/api/v1/namespaces", ("", "v1", "", "namespaces", "", "")),
-            ("/api/v1/namespaces/a", ("", "v1", "", "namespaces", "a", "")),
-            ("/api/v1/namespaces/a/status", ("", "v1", "", "namespaces", "a", "status")),
+            (
+                "/api/v1/namespaces/a",
+                ("", "v1", "", "namespaces", "a", ""),
+            ),
+            (
+                "/api/v1/namespaces/a/status",
+                ("", "v1", "", "namespaces", "a", "status"),
+            ),
             ("/api/v1/namespaces/a/pods", ("", "v1", "a", "pods", "", "")),
-            ("/api/v1/namespaces/a/pods/b", ("", "v1", "a", "pods", "b", "")),
-            ("/api/v1/namespaces/a/pods/b/log", ("", "v1", "a", "pods", "b", "log")),
-            ("/api/v1/nodes/n/status", ("", "v1", "", "nodes", "n", "status")),
-            ("/apis/apps/v1/deployments", ("apps", "v1", "", "deployments", "", "")),
-            ("/apis/apps/v1/namespaces/a/deployments/d/scale", ("apps", "v1", "a", "deployments", "d", "scale")),
-            ("/api/v1/nodes/system%3Anode", ("", "v1", "", "nodes", "system:node", "")),
+            (
+                "/api/v1/namespaces/a/pods/b",
+                ("", "v1", "a", "pods", "b", ""),
+            ),
+            (
+                "/api/v1/namespaces/a/pods/b/log",
+                ("", "v1", "a", "pods", "b", "log"),
+            ),
+            (
+                "/api/v1/nodes/n/status",
+                ("", "v1", "", "nodes", "n", "status"),
+            ),
+            (
+                "/apis/apps/v1/deployments",
+                ("apps", "v1", "", "deployments", "", ""),
+            ),
+            (
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                ("apps", "v1", "a", "deployments", "d", "scale"),
+            ),
+            (
+                "/api/v1/nodes/system%3Anode",
+                ("", "v1", "", "nodes", "system:node", ""),
+            ),
         ] {
             let p = parse(path).unwrap();
-            assert_eq!((&*p.group, &*p.version, &*p.namespace, &*p.plural, &*p.name, &*p.subresource), want, "{path}");
+            assert_eq!(
+                (
+                    &*p.group,
+                    &*p.version,
+                    &*p.namespace,
+                    &*p.plural,
+                    &*p.name,
+                    &*p.subresource
+                ),
+                want,
+                "{path}"
+            );
         }
-        assert!(parse("/api/v1/namespaces/a/nodes").unwrap().kind().is_none());
+        assert!(
+            parse("/api/v1/namespaces/a/nodes")
+                .unwrap()
+                .kind()
+                .is_none()
+        );
         assert!(parse("/api").is_none());
         assert!(parse("/healthz").is_none());
     }
 
     #[test]
     fn climbing_names_are_refused() {
-        for path in ["/api/v1/namespaces/../pods", "/api/v1/nodes/%2e%2e", "/api/v1/nodes/a%2fb", "/api/v1/nodes/%zz", "/api/v1/nodes/%ff"] {
+        for path in [
+            "/api/v1/namespaces/../pods",
+            "/api/v1/nodes/%2e%2e",
+            "/api/v1/nodes/a%2fb",
+            "/api/v1/nodes/%zz",
+            "/api/v1/nodes/%ff",
+        ] {
             assert_eq!(segments(path).unwrap_err().code, 400, "{path}");
         }
     }

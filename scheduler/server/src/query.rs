@@ -22,28 +22,45 @@ pub enum FieldValidation {
 impl Query {
     /// Parses the query of a URI.
     pub fn of(uri: &Uri) -> Result<Self, ApiError> {
-        let AxumQuery(pairs) = AxumQuery::<Vec<(String, String)>>::try_from_uri(uri).map_err(|e| ApiError::bad_request(format!("malformed query: {e}")))?;
+        let AxumQuery(pairs) = AxumQuery::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|e| ApiError::bad_request(format!("malformed query: {e}")))?;
         Ok(Self(pairs))
     }
 
     /// A parameter that is present and not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .find(|(n, v)| n == name && !v.is_empty())
+            .map(|(_, v)| v.as_str())
     }
 
     /// A boolean, false if absent. `watch`, `watch=1`, `watch=true` are true.
     pub fn flag(&self, name: &str) -> Result<bool, ApiError> {
-        match self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()) {
+        match self
+            .0
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
+        {
             None | Some("false" | "0" | "False") => Ok(false),
             Some("" | "true" | "1" | "True") => Ok(true),
-            Some(other) => Err(ApiError::bad_request(format!("query parameter {name}: {other:?} is neither true nor false"))),
+            Some(other) => Err(ApiError::bad_request(format!(
+                "query parameter {name}: {other:?} is neither true nor false"
+            ))),
         }
     }
 
     /// A non-negative number.
     pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         self.get(name)
-            .map(|v| v.parse().map_err(|_| ApiError::bad_request(format!("query parameter {name}: {v:?} is not a non-negative whole number"))))
+            .map(|v| {
+                v.parse().map_err(|_| {
+                    ApiError::bad_request(format!(
+                        "query parameter {name}: {v:?} is not a non-negative whole number"
+                    ))
+                })
+            })
             .transpose()
     }
 
@@ -59,7 +76,9 @@ impl Query {
         match self.get("dryRun") {
             None => Ok(false),
             Some("All") => Ok(true),
-            Some(other) => Err(ApiError::bad_request(format!("dryRun: {other:?} is not supported, the only value is \"All\""))),
+            Some(other) => Err(ApiError::bad_request(format!(
+                "dryRun: {other:?} is not supported, the only value is \"All\""
+            ))),
         }
     }
 
@@ -69,7 +88,9 @@ impl Query {
             None | Some("Warn") => Ok(FieldValidation::Warn),
             Some("Ignore") => Ok(FieldValidation::Ignore),
             Some("Strict") => Ok(FieldValidation::Strict),
-            Some(other) => Err(ApiError::bad_request(format!("fieldValidation: {other:?} is not supported, use Strict, Warn or Ignore"))),
+            Some(other) => Err(ApiError::bad_request(format!(
+                "fieldValidation: {other:?} is not supported, use Strict, Warn or Ignore"
+            ))),
         }
     }
 }

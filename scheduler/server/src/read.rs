@@ -1,12 +1,13 @@
 //! Reading one object, freshness of reads, and selectors.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::attrs::field_supported;
 use coracle_api::error::Cause;
 use coracle_api::selector::{FieldSelector, LabelSelector};
-use coracle_api::{ApiError, canonical};
+use coracle_api::{ApiError, Key, canonical, kinds};
 use coracle_state::{Obj, View};
 
 use crate::call::Call;
@@ -21,7 +22,9 @@ pub const FRESH_WAIT: Duration = Duration::from_secs(3);
 /// write this member has acknowledged.
 pub async fn fresh(ctx: &Context, revision: Option<u64>) -> Result<Arc<View>, ApiError> {
     let view = ctx.view();
-    let Some(wanted) = revision.filter(|r| *r > view.revision) else { return Ok(view) };
+    let Some(wanted) = revision.filter(|r| *r > view.revision) else {
+        return Ok(view);
+    };
     match tokio::time::timeout(FRESH_WAIT, ctx.config.views.newer_than(wanted - 1)).await {
         Ok(view) => Ok(view),
         Err(_) => Err(too_large(wanted, ctx.view().revision)),
@@ -31,7 +34,11 @@ pub async fn fresh(ctx: &Context, revision: Option<u64>) -> Result<Arc<View>, Ap
 fn too_large(wanted: u64, current: u64) -> ApiError {
     let message = format!("Too large resource version: {wanted}, current: {current}");
     let mut e = reply::later(504, "Timeout", message.clone());
-    e.causes.push(Cause { field: String::new(), reason: "ResourceVersionTooLarge".into(), message });
+    e.causes.push(Cause {
+        field: String::new(),
+        reason: "ResourceVersionTooLarge".into(),
+        message,
+    });
     e
 }
 
@@ -39,10 +46,15 @@ fn too_large(wanted: u64, current: u64) -> ApiError {
 pub async fn get(ctx: &Context, call: &Call) -> Answer {
     let shape = call.shape()?;
     let view = fresh(ctx, call.query.resource_version()?).await?;
-    let obj = view.get(call.kind.table, &call.key()).ok_or_else(|| call.not_found())?;
+    let obj = view
+        .get(call.kind.table, &call.key())
+        .ok_or_else(|| call.not_found())?;
     Ok(match shape {
         Shape::Object => reply::bytes(200, reply::JSON, obj.wire()),
-        shape => reply::value(200, &negotiate::object(call.kind, obj.value(), shape, call.include()?, ctx.now())),
+        shape => reply::value(
+            200,
+            &negotiate::object(call.kind, obj.value(), shape, call.include()?, ctx.now()),
+        ),
     })
 }
 
@@ -62,12 +74,26 @@ pub struct Selection {
 impl Selection {
     /// Reads the selectors of a request; unsupported fields are a 400.
     pub fn of(call: &Call) -> Result<Self, ApiError> {
-        let labels = LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
-        let fields = FieldSelector::parse(call.query.get("fieldSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
-        if let Some((field, _, _)) = fields.0.iter().find(|(f, _, _)| !field_supported(call.kind, f)) {
-            return Err(ApiError::bad_request(format!("field label not supported: {field:?} cannot be selected on {}", call.kind.plural)));
+        let labels = LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default())
+            .map_err(ApiError::bad_request)?;
+        let fields = FieldSelector::parse(call.query.get("fieldSelector").unwrap_or_default())
+            .map_err(ApiError::bad_request)?;
+        if let Some((field, _, _)) = fields
+            .0
+            .iter()
+            .find(|(f, _, _)| !field_supported(call.kind, f))
+        {
+            return Err(ApiError::bad_request(format!(
+                "field label not supported: {field:?} cannot be selected on {}",
+                call.kind.plural
+            )));
         }
-        Ok(Self { namespace: call.namespace.clone(), name: call.name.clone(), labels, fields })
+        Ok(Self {
+            namespace: call.namespace.clone(),
+            name: call.name.clone(),
+            labels,
+            fields,
+        })
     }
 
     /// Whether an object belongs to it.
@@ -85,26 +111,65 @@ impl Selection {
 
     /// The value a field must have, if the selector says so.
     fn pinned(&self, field: &str) -> Option<&str> {
-        self.fields.0.iter().find(|(f, equal, v)| f == field && *equal && !v.is_empty()).map(|(_, _, v)| v.as_str())
+        self.fields
+            .0
+            .iter()
+            .find(|(f, equal, v)| f == field && *equal && !v.is_empty())
+            .map(|(_, _, v)| v.as_str())
     }
 
     /// The selected objects of a table in key order, by the cheapest index there is.
-    pub fn objects(&self, view: &View, table: &str) -> Vec<Arc<Obj>> {
-        let name = self.pinned("metadata.name").or((!self.name.is_empty()).then_some(self.name.as_str()));
-        if let (Some(name), Some(namespaced)) = (name, self.namespace_for_get(table)) {
-            let key = coracle_api::Key::new(namespaced, name);
-            return view.get(table, &key).filter(|o| self.matches(o)).cloned().into_iter().collect();
+    pub fn objects<'a>(
+        &'a self,
+        view: &'a View,
+        table: &str,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Obj>> + 'a> {
+        let name = self
+            .pinned("metadata.name")
+            .or((!self.name.is_empty()).then_some(self.name.as_str()));
+        if let (Some(name), Some(namespace)) = (name, self.namespace_for_get(table)) {
+            return Box::new(
+                view.get(table, &Key::new(namespace, name))
+                    .into_iter()
+                    .filter(|o| self.matches(o)),
+            );
         }
-        let all: Box<dyn Iterator<Item = &Arc<Obj>>> = match self.pinned("spec.nodeName") {
+        let all = match self.pinned("spec.nodeName") {
             Some(node) if table == "pods" => view.on_node(node),
-            _ => view.list(table, (!self.namespace.is_empty()).then_some(self.namespace.as_str())),
+            _ => view.list(
+                table,
+                (!self.namespace.is_empty()).then_some(self.namespace.as_str()),
+            ),
         };
-        all.filter(|o| self.matches(o)).cloned().collect()
+        Box::new(all.filter(|o| self.matches(o)))
+    }
+
+    /// The selected objects behind a key, in key order.
+    pub fn objects_after<'a>(
+        &'a self,
+        view: &'a View,
+        table: &str,
+        after: &'a Key,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Obj>> + 'a> {
+        let Some(table) = view.tables.get(table) else {
+            return Box::new(std::iter::empty());
+        };
+        let range: (Bound<&Key>, Bound<&Key>) = (Bound::Excluded(after), Bound::Unbounded);
+        let inside =
+            |o: &&'a Arc<Obj>| self.namespace.is_empty() || o.key.namespace == self.namespace;
+        Box::new(
+            table
+                .objects
+                .range::<_, Key>(range)
+                .map(|(_, o)| o)
+                .take_while(inside)
+                .filter(|o| self.matches(o)),
+        )
     }
 
     /// The namespace under which one name means one object; `None` if it may be in any.
     fn namespace_for_get(&self, table: &str) -> Option<String> {
-        let namespaced = coracle_api::kinds::by_table(table).is_none_or(|k| k.namespaced());
+        let namespaced = kinds::by_table(table).is_none_or(|k| k.namespaced());
         (!namespaced || !self.namespace.is_empty()).then(|| self.namespace.clone())
     }
 }

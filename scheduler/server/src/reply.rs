@@ -22,7 +22,8 @@ pub type Answer = Result<Response, ApiError>;
 /// A body with a content type.
 pub fn bytes(code: u16, content_type: &str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Ok(v) = HeaderValue::from_str(content_type) {
         response.headers_mut().insert(CONTENT_TYPE, v);
     }
@@ -42,10 +43,15 @@ pub fn error(e: &ApiError) -> Response {
 fn with_status(e: &ApiError, status: &Value) -> Response {
     let mut response = value(e.code, status);
     if let Some(s) = e.retry_after_seconds {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(s));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(s));
     }
     if e.code == 401 {
-        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"coracle\""));
+        response.headers_mut().insert(
+            http::header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"coracle\""),
+        );
     }
     response
 }
@@ -74,7 +80,17 @@ pub fn success(code: u16, details: Value) -> Response {
 /// Adds `Warning: 299 - "text"` headers.
 pub fn warn(response: &mut Response, warnings: &[String]) {
     for text in warnings.iter().take(WARNINGS_MAX) {
-        let clean: String = text.chars().take(WARNING_CHARS_MAX).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
+        let clean: String = text
+            .chars()
+            .take(WARNING_CHARS_MAX)
+            .map(|c| {
+                if c.is_ascii_graphic() || c == ' ' {
+                    c
+                } else {
+                    '?'
+                }
+            })
+            .collect();
         let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(v) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(WARNING, v);
@@ -85,12 +101,18 @@ pub fn warn(response: &mut Response, warnings: &[String]) {
 /// Why the log gave no answer, in the words of the API.
 pub fn unproposed(e: ProposeError) -> ApiError {
     match e {
-        ProposeError::NoLeader(why) => later(503, "ServiceUnavailable", format!("no leader at present, retry: {why}")),
+        ProposeError::NoLeader(why) => later(
+            503,
+            "ServiceUnavailable",
+            format!("no leader at present, retry: {why}"),
+        ),
         ProposeError::Unavailable(why) => later(503, "ServiceUnavailable", why),
         ProposeError::TooLarge { bytes, limit } => ApiError::new(
             413,
             "RequestEntityTooLarge",
-            format!("E_OBJECT_TOO_LARGE: the write has {bytes} bytes, the limit is {limit}; split the object or keep large data in an image"),
+            format!(
+                "E_OBJECT_TOO_LARGE: the write has {bytes} bytes, the limit is {limit}; split the object or keep large data in an image"
+            ),
         ),
     }
 }
@@ -104,10 +126,18 @@ pub fn later(code: u16, reason: &'static str, message: impl Into<String>) -> Api
 
 /// 404 for a path nobody serves.
 pub fn unknown_path() -> ApiError {
-    ApiError::new(404, "NotFound", "the server could not find the requested resource")
+    ApiError::new(
+        404,
+        "NotFound",
+        "the server could not find the requested resource",
+    )
 }
 
 /// 405.
 pub fn not_allowed(what: &str) -> ApiError {
-    ApiError::new(405, "MethodNotAllowed", format!("the server does not allow this method on the requested resource: {what}"))
+    ApiError::new(
+        405,
+        "MethodNotAllowed",
+        format!("the server does not allow this method on the requested resource: {what}"),
+    )
 }

@@ -48,7 +48,10 @@ struct Seen {
 async fn dispatch(State(ctx): State<Arc<Context>>, request: Request<Body>) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let mut seen = Seen { verb: "OTHER", ..Seen::default() };
+    let mut seen = Seen {
+        verb: "OTHER",
+        ..Seen::default()
+    };
     // A bug in one handler may cost one answer, not the connection with everything else multiplexed on it.
     let answer = AssertUnwindSafe(handle(&ctx, &parts, body, &mut seen)).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(method = %parts.method, path = parts.uri.path(), "a request handler panicked");
@@ -56,7 +59,8 @@ async fn dispatch(State(ctx): State<Arc<Context>>, request: Request<Body>) -> Re
     });
     let mut response = answer.unwrap_or_else(|e| reply::error(&e));
     let took = (!seen.stream).then(|| started.elapsed());
-    ctx.metrics.record(seen.verb, seen.resource, response.status().as_u16(), took);
+    ctx.metrics
+        .record(seen.verb, seen.resource, response.status().as_u16(), took);
     finish(&ctx, &parts, &mut response);
     response
 }
@@ -67,10 +71,17 @@ fn finish(ctx: &Context, parts: &Parts, response: &mut Response) {
         headers.insert(HeaderName::from_static("audit-id"), id);
     }
     let request_id = HeaderName::from_static("x-request-id");
-    if let Some(id) = parts.headers.get(&request_id).filter(|id| id.len() <= REQUEST_ID_MAX) {
+    if let Some(id) = parts
+        .headers
+        .get(&request_id)
+        .filter(|id| id.len() <= REQUEST_ID_MAX)
+    {
         headers.insert(request_id, id.clone());
     }
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
 }
 
 async fn handle(ctx: &Arc<Context>, parts: &Parts, body: Body, seen: &mut Seen) -> Answer {
@@ -83,17 +94,43 @@ async fn handle(ctx: &Arc<Context>, parts: &Parts, body: Body, seen: &mut Seen) 
 }
 
 /// Paths that are no resource.
-async fn other(ctx: &Arc<Context>, parts: &Parts, body: Body, identity: Identity, segments: &[String], seen: &mut Seen) -> Answer {
+async fn other(
+    ctx: &Arc<Context>,
+    parts: &Parts,
+    body: Body,
+    identity: Identity,
+    segments: &[String],
+    seen: &mut Seen,
+) -> Answer {
     let path: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let method = if parts.method == Method::HEAD { Method::GET } else { parts.method.clone() };
-    seen.verb = if method == Method::GET { "GET" } else { "OTHER" };
+    let method = if parts.method == Method::HEAD {
+        Method::GET
+    } else {
+        parts.method.clone()
+    };
+    seen.verb = if method == Method::GET {
+        "GET"
+    } else {
+        "OTHER"
+    };
     let clean = format!("/{}", path.join("/"));
-    permit(&identity, &Attributes { verb: &method.as_str().to_ascii_lowercase(), path: &clean, ..Attributes::default() })?;
+    permit(
+        &identity,
+        &Attributes {
+            verb: &method.as_str().to_ascii_lowercase(),
+            path: &clean,
+            ..Attributes::default()
+        },
+    )?;
     if coracle::owns(&path) {
         let decoded = coracle::decode(&read_body(body).await?)?;
         return coracle::answer(ctx, &method, &path, decoded).await;
     }
-    let answer = if path.is_empty() { Some(discovery::index()) } else { health::answer(ctx, &path).or_else(|| discovery::answer(ctx, &parts.headers, &path)) };
+    let answer = if path.is_empty() {
+        Some(discovery::index())
+    } else {
+        health::answer(ctx, &path).or_else(|| discovery::answer(ctx, &parts.headers, &path))
+    };
     match answer {
         Some(_) if method != Method::GET => Err(reply::not_allowed("use GET")),
         Some(answer) => answer,
@@ -104,7 +141,14 @@ async fn other(ctx: &Arc<Context>, parts: &Parts, body: Body, identity: Identity
 async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     match tokio::time::timeout(BODY_TIMEOUT, body::read(body)).await {
         Ok(read) => read,
-        Err(_) => Err(ApiError::new(408, "Timeout", format!("the request body did not arrive within {} s", BODY_TIMEOUT.as_secs()))),
+        Err(_) => Err(ApiError::new(
+            408,
+            "Timeout",
+            format!(
+                "the request body did not arrive within {} s",
+                BODY_TIMEOUT.as_secs()
+            ),
+        )),
     }
 }
 
@@ -123,11 +167,21 @@ fn verb(method: &Method, named: bool, watch: bool) -> Option<(&'static str, &'st
     })
 }
 
-async fn resource(ctx: &Arc<Context>, parts: &Parts, body: Body, identity: Identity, at: ResourcePath, seen: &mut Seen) -> Answer {
+async fn resource(
+    ctx: &Arc<Context>,
+    parts: &Parts,
+    body: Body,
+    identity: Identity,
+    at: ResourcePath,
+    seen: &mut Seen,
+) -> Answer {
     let header = |name: HeaderName| parts.headers.get(name).and_then(|v| v.to_str().ok());
     let query = Query::of(&parts.uri)?;
     let watch = query.flag("watch")? && at.subresource.is_empty();
-    let Some(kind) = at.kind().filter(|k| at.subresource.is_empty() || k.subresource(&at.subresource).is_some()) else {
+    let Some(kind) = at
+        .kind()
+        .filter(|k| at.subresource.is_empty() || k.subresource(&at.subresource).is_some())
+    else {
         if identity.is_anonymous() {
             return Err(identity::unauthorized());
         }
@@ -149,7 +203,12 @@ async fn resource(ctx: &Arc<Context>, parts: &Parts, body: Body, identity: Ident
         content_type: body::content_type(&parts.headers),
         identity,
         agent: header(header::USER_AGENT).unwrap_or_default().to_string(),
-        closing: parts.extensions.get::<Closing>().cloned().unwrap_or_default().0,
+        closing: parts
+            .extensions
+            .get::<Closing>()
+            .cloned()
+            .unwrap_or_default()
+            .0,
     };
     call.authorise(&ctx.view(), &call.name)?;
     allowed(kind, &call)?;
@@ -161,8 +220,18 @@ async fn resource(ctx: &Arc<Context>, parts: &Parts, body: Body, identity: Ident
         seen.stream = true;
         return log::log(ctx, &call).await;
     }
-    let _place = ctx.requests.try_acquire().map_err(|_| reply::later(429, "TooManyRequests", "too many requests are under way on this member, please try again later"))?;
-    let bytes = if matches!(verb, "get" | "list") { Bytes::new() } else { read_body(body).await? };
+    let _place = ctx.requests.try_acquire().map_err(|_| {
+        reply::later(
+            429,
+            "TooManyRequests",
+            "too many requests are under way on this member, please try again later",
+        )
+    })?;
+    let bytes = if matches!(verb, "get" | "list") {
+        Bytes::new()
+    } else {
+        read_body(body).await?
+    };
     route(ctx, &call, &bytes).await
 }
 
@@ -173,14 +242,20 @@ fn allowed(kind: &Kind, call: &Call) -> Result<(), ApiError> {
         None => kind.verbs,
     };
     if !verbs.contains(&call.verb) {
-        return Err(reply::not_allowed(&format!("{} is not possible on {}", call.verb, kind.plural)));
+        return Err(reply::not_allowed(&format!(
+            "{} is not possible on {}",
+            call.verb, kind.plural
+        )));
     }
     let everywhere = kind.namespaced() && call.namespace.is_empty();
     if everywhere && !call.name.is_empty() {
         return Err(reply::unknown_path());
     }
     if everywhere && !matches!(call.verb, "list" | "watch") {
-        return Err(reply::not_allowed(&format!("{} needs a namespace: /.../namespaces/NAMESPACE/{}", call.verb, kind.plural)));
+        return Err(reply::not_allowed(&format!(
+            "{} needs a namespace: /.../namespaces/NAMESPACE/{}",
+            call.verb, kind.plural
+        )));
     }
     Ok(())
 }
@@ -192,14 +267,18 @@ async fn route(ctx: &Arc<Context>, call: &Call, bytes: &[u8]) -> Answer {
     }
     match (call.subresource.as_str(), call.verb) {
         ("scale", "get") => scale::get(ctx, call),
-        ("scale", "update") => scale::replace(ctx, call, scale::decode(&call.content_type, bytes)?).await,
+        ("scale", "update") => {
+            scale::replace(ctx, call, scale::decode(&call.content_type, bytes)?).await
+        }
         ("scale", "patch") => scale::patch(ctx, call, bytes).await,
         ("binding", "create") => binding::bind(ctx, call, &decode()?).await,
         ("eviction", "create") => subresources::evict(ctx, call, &decode()?).await,
         (_, "get") => read::get(ctx, call).await,
         (_, "list") => list::list(ctx, call).await,
         (_, "create") => create::create(ctx, call, decode()?).await?.reply(ctx, call),
-        (_, "update") => update::replace(ctx, call, decode()?).await?.reply(ctx, call),
+        (_, "update") => update::replace(ctx, call, decode()?)
+            .await?
+            .reply(ctx, call),
         (_, "patch") => patch::patch(ctx, call, bytes).await?.reply(ctx, call),
         (_, "delete") => delete::one(ctx, call, &decode()?).await,
         (_, "deletecollection") => delete::collection(ctx, call, &decode()?).await,

@@ -27,12 +27,19 @@ pub struct Range {
 
 impl Range {
     /// The default service range 10.43.0.0/16.
-    pub const SERVICES: Self = Self { base: Ipv4Addr::new(10, 43, 0, 0), prefix: 16 };
+    pub const SERVICES: Self = Self {
+        base: Ipv4Addr::new(10, 43, 0, 0),
+        prefix: 16,
+    };
     /// The default pod range 10.42.0.0/16.
-    pub const PODS: Self = Self { base: Ipv4Addr::new(10, 42, 0, 0), prefix: 16 };
+    pub const PODS: Self = Self {
+        base: Ipv4Addr::new(10, 42, 0, 0),
+        prefix: 16,
+    };
 
     fn size(&self) -> u32 {
-        1u32.checked_shl(32 - u32::from(self.prefix.clamp(1, 30))).unwrap_or(u32::MAX)
+        1u32.checked_shl(32 - u32::from(self.prefix.clamp(1, 30)))
+            .unwrap_or(u32::MAX)
     }
 
     /// Whether a host address of the range.
@@ -43,7 +50,11 @@ impl Range {
 
     /// A free address of a space, searched from a drawn place on so that writers at the same time seldom meet.
     pub fn pick(&self, view: &View, space: &str, reserved: u32, draw: u64) -> Option<String> {
-        let low = if self.size() > reserved.saturating_mul(2) + 2 { reserved.max(1) } else { 1 };
+        let low = if self.size() > reserved.saturating_mul(2) + 2 {
+            reserved.max(1)
+        } else {
+            1
+        };
         let count = self.size() - 1 - low;
         let start = (draw % u64::from(count)) as u32;
         (0..count)
@@ -62,7 +73,9 @@ impl std::fmt::Display for Range {
 pub fn explicit(spec: &Value, space: &str, value: &str) -> bool {
     match space {
         "clusterIP" => spec["clusterIP"] == value,
-        "nodePort" => ports(spec).any(|p| p["nodePort"].as_u64().is_some_and(|n| value == claim(p, n))),
+        "nodePort" => {
+            ports(spec).any(|p| p["nodePort"].as_u64().is_some_and(|n| value == claim(p, n)))
+        }
         _ => false,
     }
 }
@@ -80,14 +93,34 @@ fn claim(port: &Value, number: u64) -> String {
 }
 
 /// Completes a Service: what is missing is kept from the live one or chosen; what is impossible is a 422.
-pub fn allocate(ctx: &Context, view: &View, live: Option<&Value>, service: &mut Value) -> Result<(), ApiError> {
+pub fn allocate(
+    ctx: &Context,
+    view: &View,
+    live: Option<&Value>,
+    service: &mut Value,
+) -> Result<(), ApiError> {
     let name = meta::name(service).to_string();
     let invalid = |field: String, message: String| {
-        ApiError::invalid("Service", "", &name, vec![Cause { field, reason: "FieldValueInvalid".into(), message: format!("Invalid value: {message}") }])
+        ApiError::invalid(
+            "Service",
+            "",
+            &name,
+            vec![Cause {
+                field,
+                reason: "FieldValueInvalid".into(),
+                message: format!("Invalid value: {message}"),
+            }],
+        )
     };
     let old = live.map(|l| &l["spec"]);
-    let Some(spec) = service["spec"].as_object_mut() else { return Ok(()) };
-    let kind = spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_string();
+    let Some(spec) = service["spec"].as_object_mut() else {
+        return Ok(());
+    };
+    let kind = spec
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or("ClusterIP")
+        .to_string();
     if kind == "ExternalName" {
         // An address kept from an earlier type is given back.
         if old.is_some_and(|o| o["type"] != "ExternalName") {
@@ -99,9 +132,20 @@ pub fn allocate(ctx: &Context, view: &View, live: Option<&Value>, service: &mut 
         return Ok(());
     }
     let text = |v: Option<&Value>| v.and_then(Value::as_str).unwrap_or_default().to_string();
-    let had = old.filter(|o| o["type"] != "ExternalName").map(|o| text(o.get("clusterIP"))).unwrap_or_default();
-    let listed = spec.get("clusterIPs").and_then(|l| l.as_array()).and_then(|l| l.first()).and_then(Value::as_str).unwrap_or_default().to_string();
-    let given = Some(text(spec.get("clusterIP"))).filter(|g| !g.is_empty()).unwrap_or(listed);
+    let had = old
+        .filter(|o| o["type"] != "ExternalName")
+        .map(|o| text(o.get("clusterIP")))
+        .unwrap_or_default();
+    let listed = spec
+        .get("clusterIPs")
+        .and_then(|l| l.as_array())
+        .and_then(|l| l.first())
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_string();
+    let given = Some(text(spec.get("clusterIP")))
+        .filter(|g| !g.is_empty())
+        .unwrap_or(listed);
     let ip = match (given.as_str(), had.as_str()) {
         ("", "") => ctx.config.service_range.pick(view, "clusterIP", STATIC_BAND, ctx.ids(|ids| ids.next_u64())).ok_or_else(|| {
             ApiError::new(500, "InternalError", format!("E_SERVICE_RANGE_FULL: no free address is left in {}; delete Services or make them headless", ctx.config.service_range))
@@ -122,9 +166,11 @@ pub fn allocate(ctx: &Context, view: &View, live: Option<&Value>, service: &mut 
     spec.insert("clusterIP".into(), json!(ip));
     spec.insert("clusterIPs".into(), json!([ip]));
     spec.entry("ipFamilies").or_insert_with(|| json!(["IPv4"]));
-    spec.entry("ipFamilyPolicy").or_insert_with(|| json!("SingleStack"));
+    spec.entry("ipFamilyPolicy")
+        .or_insert_with(|| json!("SingleStack"));
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-        node_ports(ctx, view, old, &mut service["spec"]).map_err(|(field, message)| invalid(field, message))
+        node_ports(ctx, view, old, &mut service["spec"])
+            .map_err(|(field, message)| invalid(field, message))
     } else {
         drop_node_ports(&mut service["spec"], old);
         Ok(())
@@ -133,30 +179,68 @@ pub fn allocate(ctx: &Context, view: &View, live: Option<&Value>, service: &mut 
 
 /// A node port kept from an earlier type is given back; one that the client sets by hand is validation's business.
 fn drop_node_ports(spec: &mut Value, old: Option<&Value>) {
-    let Some(old) = old.filter(|o| matches!(o["type"].as_str(), Some("NodePort" | "LoadBalancer"))) else { return };
+    let Some(old) = old.filter(|o| matches!(o["type"].as_str(), Some("NodePort" | "LoadBalancer")))
+    else {
+        return;
+    };
     let kept: Vec<u64> = ports(old).filter_map(|p| p["nodePort"].as_u64()).collect();
-    for port in spec["ports"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-        if port.get("nodePort").and_then(Value::as_u64).is_some_and(|n| kept.contains(&n)) {
+    for port in spec["ports"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object_mut)
+    {
+        if port
+            .get("nodePort")
+            .and_then(Value::as_u64)
+            .is_some_and(|n| kept.contains(&n))
+        {
             port.remove("nodePort");
         }
     }
 }
 
-fn node_ports(ctx: &Context, view: &View, old: Option<&Value>, spec: &mut Value) -> Result<(), (String, String)> {
-    let mut chosen: Vec<String> = ports(spec).filter_map(|p| Some(claim(p, p["nodePort"].as_u64().filter(|n| *n > 0)?))).collect();
-    for (i, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+fn node_ports(
+    ctx: &Context,
+    view: &View,
+    old: Option<&Value>,
+    spec: &mut Value,
+) -> Result<(), (String, String)> {
+    let mut chosen: Vec<String> = ports(spec)
+        .filter_map(|p| Some(claim(p, p["nodePort"].as_u64().filter(|n| *n > 0)?)))
+        .collect();
+    for (i, port) in spec["ports"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         let field = || format!("spec.ports[{i}].nodePort");
-        let before = old.into_iter().flat_map(ports).find(|o| o["port"] == port["port"] && protocol(o) == protocol(port)).and_then(|o| o["nodePort"].as_u64());
+        let before = old
+            .into_iter()
+            .flat_map(ports)
+            .find(|o| o["port"] == port["port"] && protocol(o) == protocol(port))
+            .and_then(|o| o["nodePort"].as_u64());
         let number = match (port["nodePort"].as_u64().filter(|n| *n > 0), before) {
             (Some(n), before) if !NODE_PORTS.contains(&n) && before != Some(n) => {
-                return Err((field(), format!("{n}: provided port is not in the valid range. The range of valid ports is 30000-32767")));
+                return Err((
+                    field(),
+                    format!(
+                        "{n}: provided port is not in the valid range. The range of valid ports is 30000-32767"
+                    ),
+                ));
             }
             (Some(n), _) => n,
             (None, Some(n)) => n,
             (None, None) => {
-                let (low, count) = (*NODE_PORTS.start(), NODE_PORTS.end() - NODE_PORTS.start() + 1);
+                let (low, count) = (
+                    *NODE_PORTS.start(),
+                    NODE_PORTS.end() - NODE_PORTS.start() + 1,
+                );
                 let start = ctx.ids(|ids| ids.next_u64()) % count;
-                let free = |n: &u64| !chosen.contains(&claim(port, *n)) && view.free("nodePort", &claim(port, *n));
+                let free = |n: &u64| {
+                    !chosen.contains(&claim(port, *n)) && view.free("nodePort", &claim(port, *n))
+                };
                 let found = (0..count).map(|k| low + (start + k) % count).find(free);
                 found.ok_or_else(|| (field(), "E_NODE_PORTS_FULL: no free node port is left in 30000-32767; delete Services of type NodePort".into()))?
             }
@@ -173,12 +257,18 @@ mod tests {
 
     #[test]
     fn a_small_range_is_used_up_exactly() {
-        let range = Range { base: Ipv4Addr::new(10, 0, 0, 0), prefix: 30 };
+        let range = Range {
+            base: Ipv4Addr::new(10, 0, 0, 0),
+            prefix: 30,
+        };
         let mut view = View::default();
         for _ in 0..2 {
             let ip = range.pick(&view, "clusterIP", STATIC_BAND, 7).unwrap();
             assert!(range.contains(ip.parse().unwrap()), "{ip}");
-            view.held.insert(("clusterIP".into(), ip), ("services".into(), coracle_state::Key::new("a", "b")));
+            view.held.insert(
+                ("clusterIP".into(), ip),
+                ("services".into(), coracle_state::Key::new("a", "b")),
+            );
         }
         assert_eq!(range.pick(&view, "clusterIP", STATIC_BAND, 7), None);
     }

@@ -47,7 +47,12 @@ pub struct Closing(pub CancellationToken);
 /// Serves until `shutdown` fires, then closes watches spread over two seconds and finishes what is in flight. `tls`
 /// should offer ALPN `h2` and `http/1.1` and make client certificates optional. Fails only if the listener itself is
 /// broken.
-pub async fn serve(listener: TcpListener, tls: ServerConfig, router: Router, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    tls: ServerConfig,
+    router: Router,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     listener.local_addr()?;
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let closing = Closing(CancellationToken::new());
@@ -80,19 +85,35 @@ pub async fn serve(listener: TcpListener, tls: ServerConfig, router: Router, shu
     drop(listener);
     closing.0.cancel();
     connections.close();
-    if tokio::time::timeout(CLOSE_SPREAD + FINISH_TIMEOUT, connections.wait()).await.is_err() {
-        tracing::warn!(open = connections.len(), "connections were still busy at shutdown and are cut off");
+    if tokio::time::timeout(CLOSE_SPREAD + FINISH_TIMEOUT, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            open = connections.len(),
+            "connections were still busy at shutdown and are cut off"
+        );
     }
     Ok(())
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, closing: Closing) -> Result<(), Failure> {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    closing: Closing,
+) -> Result<(), Failure> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     // The handshake verified the chain; an unusable subject is no identity.
-    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| Identity::from_certificate(chain.first()?)).unwrap_or_else(Identity::anonymous);
+    let peer = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| Identity::from_certificate(chain.first()?))
+        .unwrap_or_else(Identity::anonymous);
     let token = closing.0.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -101,7 +122,10 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, cl
         router.clone().oneshot(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -57,12 +57,21 @@ struct Watch {
 }
 
 /// Counts an open stream while it lives.
-pub struct Open(Arc<Context>, #[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct Open(
+    Arc<Context>,
+    #[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit,
+);
 
 impl Open {
     /// Takes a place among the streams; 429 if there is none.
     pub fn new(ctx: &Arc<Context>) -> Result<Self, ApiError> {
-        let permit = ctx.streams.clone().try_acquire_owned().map_err(|_| reply::later(429, "TooManyRequests", "too many watches are open on this member, retry later"))?;
+        let permit = ctx.streams.clone().try_acquire_owned().map_err(|_| {
+            reply::later(
+                429,
+                "TooManyRequests",
+                "too many watches are open on this member, retry later",
+            )
+        })?;
         ctx.metrics.streams.inc();
         Ok(Self(ctx.clone(), permit))
     }
@@ -83,23 +92,40 @@ pub async fn watch(ctx: &Arc<Context>, call: &Call) -> Answer {
             reason: "FieldValueForbidden".into(),
             message: "Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled".into(),
         };
-        return Err(ApiError::invalid("ListOptions", "meta.k8s.io", "", vec![cause]));
+        return Err(ApiError::invalid(
+            "ListOptions",
+            "meta.k8s.io",
+            "",
+            vec![cause],
+        ));
     }
     let shape = call.shape()?;
     let selection = Selection::of(call)?;
     let draw = ctx.ids(|ids| ids.next_u64());
-    let seconds = call.query.number("timeoutSeconds")?.filter(|s| *s > 0).unwrap_or(TIMEOUT_SECONDS.0 + draw % (TIMEOUT_SECONDS.1 - TIMEOUT_SECONDS.0));
+    let seconds = call
+        .query
+        .number("timeoutSeconds")?
+        .filter(|s| *s > 0)
+        .unwrap_or(TIMEOUT_SECONDS.0 + draw % (TIMEOUT_SECONDS.1 - TIMEOUT_SECONDS.0));
     let asked = call.query.resource_version()?.filter(|r| *r > 0);
     let view = crate::read::fresh(ctx, asked).await?;
     let (position, initial) = match asked {
         Some(r) => (r, VecDeque::new()),
-        None => (view.revision, selection.objects(&view, call.kind.table).into()),
+        None => (
+            view.revision,
+            selection.objects(&view, call.kind.table).cloned().collect(),
+        ),
     };
     drop(view);
     let now = Instant::now();
     let state = Watch {
         selection,
-        form: Form { kind: call.kind, shape, include: call.include()?, columns_sent: false },
+        form: Form {
+            kind: call.kind,
+            shape,
+            include: call.include()?,
+            columns_sent: false,
+        },
         position,
         initial,
         events: VecDeque::new(),
@@ -112,7 +138,11 @@ pub async fn watch(ctx: &Arc<Context>, call: &Call) -> Answer {
         _open: Open::new(ctx)?,
         ctx: ctx.clone(),
     };
-    let frames = stream::unfold(state, |mut w| async move { w.next().await.map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), w)) });
+    let frames = stream::unfold(state, |mut w| async move {
+        w.next()
+            .await
+            .map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), w))
+    });
     Ok(reply::bytes(200, reply::JSON, Body::from_stream(frames)))
 }
 
@@ -171,11 +201,15 @@ impl Watch {
     fn ready(&mut self) -> Bytes {
         let mut out = BytesMut::new();
         while out.len() < PIECE_BYTES {
-            let Some(obj) = self.initial.pop_front() else { break };
+            let Some(obj) = self.initial.pop_front() else {
+                break;
+            };
             self.frame(&mut out, "ADDED", obj.wire());
         }
         while out.len() < PIECE_BYTES && self.initial.is_empty() {
-            let Some(event) = self.events.pop_front() else { break };
+            let Some(event) = self.events.pop_front() else {
+                break;
+            };
             if let Some((what, wire)) = self.seen(&event) {
                 self.frame(&mut out, what, wire);
             }
@@ -186,14 +220,21 @@ impl Watch {
     /// What a change means to this selection.
     fn seen(&self, event: &Event) -> Option<(&'static str, Bytes)> {
         let now = self.selection.matches(&event.obj);
-        let before = event.before.as_deref().filter(|b| self.selection.matches(b));
+        let before = event
+            .before
+            .as_deref()
+            .filter(|b| self.selection.matches(b));
         match (event.change, before, now) {
-            (Change::Added, _, true) | (Change::Modified, None, true) => Some(("ADDED", event.obj.wire())),
+            (Change::Added, _, true) | (Change::Modified, None, true) => {
+                Some(("ADDED", event.obj.wire()))
+            }
             (Change::Modified, Some(_), true) => Some(("MODIFIED", event.obj.wire())),
             (Change::Modified, Some(old), false) => Some(("DELETED", wire_at(old, event.revision))),
             (Change::Deleted, Some(_), _) => Some(("DELETED", event.obj.wire())),
             // A ring entry read back from a snapshot may know only the last form.
-            (Change::Deleted, None, true) if event.before.is_none() => Some(("DELETED", event.obj.wire())),
+            (Change::Deleted, None, true) if event.before.is_none() => {
+                Some(("DELETED", event.obj.wire()))
+            }
             _ => None,
         }
     }
@@ -206,7 +247,12 @@ impl Watch {
             Shape::Object => out.put_slice(&wire),
             shape => {
                 let object: Value = serde_json::from_slice(&wire).unwrap_or(Value::Null);
-                out.put_slice(self.form.shaped(&object, shape, self.ctx.now()).to_string().as_bytes());
+                out.put_slice(
+                    self.form
+                        .shaped(&object, shape, self.ctx.now())
+                        .to_string()
+                        .as_bytes(),
+                );
             }
         }
         out.put_slice(b"}\n");
@@ -221,11 +267,15 @@ impl Watch {
             Shape::Metadata(version) => negotiate::metadata_only(&object, version),
             Shape::Table(version) => {
                 let metadata = json!({"resourceVersion": self.position.to_string()});
-                let row = json!({"cells": [], "object": negotiate::metadata_only(&object, version)});
+                let row =
+                    json!({"cells": [], "object": negotiate::metadata_only(&object, version)});
                 negotiate::table_of(kind, version, metadata, vec![row], false)
             }
         };
-        Bytes::from(format!("{}\n", json!({"type": "BOOKMARK", "object": object})))
+        Bytes::from(format!(
+            "{}\n",
+            json!({"type": "BOOKMARK", "object": object})
+        ))
     }
 
     /// The end of a watch that went well: a last bookmark saves the client a relist.
@@ -236,8 +286,14 @@ impl Watch {
 
     fn expire(&mut self) -> Bytes {
         self.ended = true;
-        let e = ApiError::expired(format!("too old resource version: {}; list again and watch from the list's resourceVersion", self.position));
-        Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": e.to_status()})))
+        let e = ApiError::expired(format!(
+            "too old resource version: {}; list again and watch from the list's resourceVersion",
+            self.position
+        ));
+        Bytes::from(format!(
+            "{}\n",
+            json!({"type": "ERROR", "object": e.to_status()})
+        ))
     }
 }
 

@@ -160,7 +160,7 @@ impl Ca {
     pub fn issue(&self, profile: &Profile, key: &impl PublicKeyData, now: Timestamp) -> Result<String, StartError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        (params.not_before, params.not_after) = (day(now, -EARLY_DAYS), day(now, LEAF_DAYS));
+        valid(&mut params, now, LEAF_DAYS);
         params.serial_number = Some(serial());
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -208,7 +208,7 @@ fn root_params(cluster: &str, now: Timestamp) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, format!("coracle {cluster}"));
-    (params.not_before, params.not_after) = (day(now, -EARLY_DAYS), day(now, CA_DAYS));
+    valid(&mut params, now, CA_DAYS);
     params.serial_number = Some(serial());
     // Nothing below it may issue.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -228,10 +228,13 @@ pub(crate) fn days_after(now: Timestamp, days: i64) -> Timestamp {
     now.checked_add(jiff::SignedDuration::from_hours(days.saturating_mul(24))).unwrap_or(now)
 }
 
-/// Midnight (UTC) of a day relative to now, in the type that rcgen wants.
-fn day(now: Timestamp, days: i64) -> OFFSET {
-    let date = days_after(now, days).to_zoned(TimeZone::UTC).date();
-    rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
+/// Sets the validity, from midnight (UTC) to midnight.
+fn valid(params: &mut CertificateParams, now: Timestamp, days: i64) {
+    let day = |days| {
+        let date = days_after(now, days).to_zoned(TimeZone::UTC).date();
+        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
+    };
+    (params.not_before, params.not_after) = (day(-EARLY_DAYS), day(days));
 }
 
 /// When a certificate issued at `now` should be replaced.

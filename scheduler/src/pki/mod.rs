@@ -10,6 +10,6 @@ mod tls;
 
 pub(crate) use ca::Ca;
 pub use ca::NodeIdentity;
-pub(crate) use ca::{Profile, days_after};
+pub(crate) use ca::{Profile, renew_at};
 pub use kubeconfig::kubeconfig;
 pub(crate) use tls::{Resolver, client_config, server_config};

@@ -25,13 +25,17 @@ impl Cluster {
     /// `coracle up [APP]` in a new folder, ready.
     #[track_caller]
     pub fn up(app: Option<&Path>) -> Self {
-        let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+        Self::start(std::sync::Arc::new(tempfile::tempdir().unwrap()), ".coracle", Self::up_args(app))
+    }
+
+    /// `up [APP]` with every port a free one.
+    pub fn up_args(app: Option<&Path>) -> Vec<String> {
         let mut args = vec!["up".to_string()];
         args.extend(app.map(|a| a.to_string_lossy().into_owned()));
         for flag in ["--api-addr", "--registry-addr", "--ingress-addr", "--runner-addr"] {
             args.extend([flag.to_string(), "127.0.0.1:0".to_string()]);
         }
-        Self::start(dir, ".coracle", args)
+        args
     }
 
     /// Any role in a folder; `args` lack the data directory.

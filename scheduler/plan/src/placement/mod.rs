@@ -9,7 +9,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::Ipv4Addr;
+use std::net::Ipv4Addr; // pure: an address is a value
 use std::sync::Arc;
 
 use coracle_api::{Amounts, attrs, kinds};

@@ -137,4 +137,3 @@ messages! { authentication {
     SelfSubjectReviewStatus { user_info => "userInfo" }
     UserInfo { username => "username", uid => "uid", groups => "groups", extra => "extra" }
 } }
-

@@ -26,11 +26,20 @@ pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    let bad = |e: &dyn std::fmt::Display| ApiError::bad_request(format!("the request body is not a Kubernetes protobuf object: {e}"));
-    let raw = body.strip_prefix(MAGIC).ok_or_else(|| bad(&"it does not begin with \"k8s\\0\""))?;
+    let bad = |e: &dyn std::fmt::Display| {
+        ApiError::bad_request(format!(
+            "the request body is not a Kubernetes protobuf object: {e}"
+        ))
+    };
+    let raw = body
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| bad(&"it does not begin with \"k8s\\0\""))?;
     let unknown = Unknown::decode(raw).map_err(|e| bad(&e))?;
     let meta = unknown.type_meta.unwrap_or_default();
-    let (api_version, kind) = (meta.api_version.unwrap_or_default(), meta.kind.unwrap_or_default());
+    let (api_version, kind) = (
+        meta.api_version.unwrap_or_default(),
+        meta.kind.unwrap_or_default(),
+    );
     let raw = unknown.raw.unwrap_or_default();
     let decoded = match (api_version.as_str(), kind.as_str()) {
         ("v1", "Namespace") => message::<api::core::v1::Namespace>(&raw),
@@ -48,18 +57,26 @@ pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
         ("apps/v1", "ReplicaSet") => message::<api::apps::v1::ReplicaSet>(&raw),
         ("networking.k8s.io/v1", "Ingress") => message::<api::networking::v1::Ingress>(&raw),
         ("coordination.k8s.io/v1", "Lease") => message::<api::coordination::v1::Lease>(&raw),
-        ("discovery.k8s.io/v1", "EndpointSlice") => message::<api::discovery::v1::EndpointSlice>(&raw),
+        ("discovery.k8s.io/v1", "EndpointSlice") => {
+            message::<api::discovery::v1::EndpointSlice>(&raw)
+        }
         ("policy/v1", "Eviction") => message::<api::policy::v1::Eviction>(&raw),
         ("autoscaling/v1", "Scale") => message::<api::autoscaling::v1::Scale>(&raw),
-        ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => message::<api::authorization::v1::SelfSubjectAccessReview>(&raw),
-        ("authentication.k8s.io/v1", "SelfSubjectReview") => message::<api::authentication::v1::SelfSubjectReview>(&raw),
+        ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => {
+            message::<api::authorization::v1::SelfSubjectAccessReview>(&raw)
+        }
+        ("authentication.k8s.io/v1", "SelfSubjectReview") => {
+            message::<api::authentication::v1::SelfSubjectReview>(&raw)
+        }
         // Options travel under `meta.k8s.io/v1` or under the version of the object they are for.
         (_, "DeleteOptions") => message::<DeleteOptions>(&raw),
         _ => {
             return Err(ApiError::new(
                 415,
                 "UnsupportedMediaType",
-                format!("E_PROTOBUF_KIND: {api_version} {kind} cannot be sent as protobuf here; send it as JSON or YAML (`kubectl create -f`)"),
+                format!(
+                    "E_PROTOBUF_KIND: {api_version} {kind} cannot be sent as protobuf here; send it as JSON or YAML (`kubectl create -f`)"
+                ),
             ));
         }
     };

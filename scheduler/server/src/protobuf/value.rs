@@ -163,7 +163,10 @@ impl Json for Quantity {
 
 impl Json for FieldsV1 {
     fn json(&self) -> Value {
-        self.raw.as_deref().and_then(|raw| serde_json::from_slice(raw).ok()).unwrap_or_else(|| json!({}))
+        self.raw
+            .as_deref()
+            .and_then(|raw| serde_json::from_slice(raw).ok())
+            .unwrap_or_else(|| json!({}))
     }
 }
 
@@ -200,13 +203,16 @@ impl<T: Json> Field for Vec<T> {
 
 impl<T: Json> Field for BTreeMap<String, T> {
     fn value(&self, _: &str) -> Option<Value> {
-        (!self.is_empty()).then(|| Value::Object(self.iter().map(|(k, v)| (k.clone(), v.json())).collect()))
+        (!self.is_empty())
+            .then(|| Value::Object(self.iter().map(|(k, v)| (k.clone(), v.json())).collect()))
     }
 }
 
 /// Puts a field into an object; the name "" inlines a message's fields, as Go's embedded structs do.
 pub fn put(into: &mut Map<String, Value>, name: &str, field: &impl Field) {
-    let Some(value) = field.value(name) else { return };
+    let Some(value) = field.value(name) else {
+        return;
+    };
     match value {
         Value::Object(inner) if name.is_empty() => into.extend(inner),
         value => {

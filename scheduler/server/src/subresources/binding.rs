@@ -20,29 +20,60 @@ pub async fn bind(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer {
     }
     for _ in 0..ATTEMPTS_MAX {
         let view = ctx.view();
-        let obj = view.get("pods", &call.key()).ok_or_else(|| call.not_found())?;
+        let obj = view
+            .get("pods", &call.key())
+            .ok_or_else(|| call.not_found())?;
         let live = obj.value();
         let uid = meta::uid(binding);
         if !uid.is_empty() && uid != meta::uid(&live) {
-            return Err(call.conflict(&call.name, &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(&live))));
+            return Err(call.conflict(
+                &call.name,
+                &format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    meta::uid(&live)
+                ),
+            ));
         }
         if let Some(bound) = live["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-            return Err(call.conflict(&call.name, &format!("pod {} is already assigned to node {bound:?}", call.name)));
+            return Err(call.conflict(
+                &call.name,
+                &format!("pod {} is already assigned to node {bound:?}", call.name),
+            ));
         }
         if obj.attrs.deleting {
-            return Err(call.conflict(&call.name, &format!("pod {} is being deleted, cannot be assigned to a host", call.name)));
+            return Err(call.conflict(
+                &call.name,
+                &format!(
+                    "pod {} is being deleted, cannot be assigned to a host",
+                    call.name
+                ),
+            ));
         }
         let ip = ctx
             .config
             .pod_range
             .pick(&view, "podIP", 1, ctx.ids(|ids| ids.next_u64()))
-            .ok_or_else(|| ApiError::new(500, "InternalError", format!("E_POD_RANGE_FULL: no free address is left in {}", ctx.config.pod_range)))?;
+            .ok_or_else(|| {
+                ApiError::new(
+                    500,
+                    "InternalError",
+                    format!(
+                        "E_POD_RANGE_FULL: no free address is left in {}",
+                        ctx.config.pod_range
+                    ),
+                )
+            })?;
         let mut new = live.clone();
         place(&mut new, node, &ip, &meta::time_text(ctx.now()));
         if call.query.dry_run()? {
             return Ok(reply::success(201, Value::Null));
         }
-        match commit(ctx, put(call.kind, call.key(), Expect::Revision(obj.revision), &new)).await? {
+        match commit(
+            ctx,
+            put(call.kind, call.key(), Expect::Revision(obj.revision), &new),
+        )
+        .await?
+        {
             Outcome::Done(_) => return Ok(reply::success(201, Value::Null)),
             Outcome::Refused(Refused::Precondition { .. } | Refused::Taken { .. }) => {}
             Outcome::Refused(r) => return Err(refused(call, &call.name, r)),
@@ -62,7 +93,10 @@ fn place(pod: &mut Value, node: &str, ip: &str, now: &str) {
     }
     pod["status"]["podIP"] = json!(ip);
     pod["status"]["podIPs"] = json!([{"ip": ip}]);
-    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let mut conditions = pod["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     conditions.retain(|c| c["type"] != "PodScheduled");
     conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
     pod["status"]["conditions"] = Value::Array(conditions);

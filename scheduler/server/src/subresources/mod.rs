@@ -17,13 +17,25 @@ use crate::write::delete::{self, Options};
 pub async fn evict(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer {
     let eviction = &decoded.value;
     if !eviction["kind"].is_null() && eviction["kind"] != "Eviction" {
-        return Err(ApiError::bad_request(format!("the request body must be an Eviction of policy/v1, it is {}", eviction["kind"])));
+        return Err(ApiError::bad_request(format!(
+            "the request body must be an Eviction of policy/v1, it is {}",
+            eviction["kind"]
+        )));
     }
     let given = coracle_api::meta::name(eviction);
     if !given.is_empty() && given != call.name {
-        return Err(ApiError::bad_request(format!("name in URL ({}) does not match name in Eviction object ({given})", call.name)));
+        return Err(ApiError::bad_request(format!(
+            "name in URL ({}) does not match name in Eviction object ({given})",
+            call.name
+        )));
     }
-    let options = Options::read(call, &Decoded { value: eviction["deleteOptions"].clone(), duplicates: Vec::new() })?;
+    let options = Options::read(
+        call,
+        &Decoded {
+            value: eviction["deleteOptions"].clone(),
+            duplicates: Vec::new(),
+        },
+    )?;
     delete::delete(ctx, call.kind, &call.key(), &options).await?;
     Ok(reply::success(201, json!(null)))
 }

@@ -11,16 +11,26 @@ use crate::context::Context;
 use crate::reply::{self, Answer};
 use crate::write::patch::Patch;
 use crate::write::prepare::Part;
-use crate::write::update::{Change, modify};
+use crate::write::update::{Change, modify, names_revision};
 
 /// The Scale of an object.
 pub fn of(kind: &Kind, object: &Value) -> Value {
     let selector = match kind.table {
-        "replicationcontrollers" => LabelSelector::from_map(&meta::string_map(&object["spec"]["selector"])).to_string(),
-        _ => LabelSelector::from_object(&object["spec"]["selector"]).map(|s| s.to_string()).unwrap_or_default(),
+        "replicationcontrollers" => {
+            LabelSelector::from_map(&meta::string_map(&object["spec"]["selector"])).to_string()
+        }
+        _ => LabelSelector::from_object(&object["spec"]["selector"])
+            .map(|s| s.to_string())
+            .unwrap_or_default(),
     };
     let mut metadata = json!({});
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         if !object["metadata"][field].is_null() {
             metadata[field] = object["metadata"][field].clone();
         }
@@ -37,19 +47,22 @@ pub fn of(kind: &Kind, object: &Value) -> Value {
 /// `GET /scale`.
 pub fn get(ctx: &Context, call: &Call) -> Answer {
     let view = ctx.view();
-    let obj = view.get(call.kind.table, &call.key()).ok_or_else(|| call.not_found())?;
+    let obj = view
+        .get(call.kind.table, &call.key())
+        .ok_or_else(|| call.not_found())?;
     Ok(reply::value(200, &of(call.kind, &obj.value())))
 }
 
 /// `PUT /scale`.
 pub async fn replace(ctx: &Context, call: &Call, decoded: Decoded) -> Answer {
-    change(ctx, call, |_| Ok(decoded.value.clone())).await
+    let pinned = names_revision(&decoded.value);
+    change(ctx, call, pinned, |_| Ok(decoded.value.clone())).await
 }
 
 /// `PATCH /scale`.
 pub async fn patch(ctx: &Context, call: &Call, bytes: &[u8]) -> Answer {
     let (patch, _) = Patch::decode(&call.content_type, bytes)?;
-    change(ctx, call, |scale| match &patch {
+    change(ctx, call, patch.names_revision(), |scale| match &patch {
         Patch::Json(ops) => patch::json(scale, ops),
         // A Scale has no lists, so the three other kinds mean the same.
         Patch::Merge(p) | Patch::Strategic(p) | Patch::Apply(p) => {
@@ -61,19 +74,35 @@ pub async fn patch(ctx: &Context, call: &Call, bytes: &[u8]) -> Answer {
     .await
 }
 
-async fn change(ctx: &Context, call: &Call, make: impl Fn(&Value) -> Result<Value, ApiError>) -> Answer {
+async fn change(
+    ctx: &Context,
+    call: &Call,
+    pinned: bool,
+    make: impl Fn(&Value) -> Result<Value, ApiError>,
+) -> Answer {
     let written = modify(ctx, call, &call.key(), |live, _| {
         let scale = make(&of(call.kind, live))?;
         if !scale.is_object() || (!scale["kind"].is_null() && scale["kind"] != "Scale") {
-            return Err(ApiError::bad_request("the request body must be a Scale of autoscaling/v1"));
+            return Err(ApiError::bad_request(
+                "the request body must be a Scale of autoscaling/v1",
+            ));
         }
         let replicas = match &scale["spec"]["replicas"] {
             Value::Null => 0,
-            v => v.as_u64().filter(|n| *n <= i32::MAX as u64).ok_or_else(|| {
-                let message = format!("Invalid value: {v}: must be a whole number greater than or equal to 0");
-                let cause = Cause { field: "spec.replicas".into(), reason: "FieldValueInvalid".into(), message };
-                ApiError::invalid("Scale", "autoscaling", &call.name, vec![cause])
-            })?,
+            v => v
+                .as_u64()
+                .filter(|n| *n <= i32::MAX as u64)
+                .ok_or_else(|| {
+                    let message = format!(
+                        "Invalid value: {v}: must be a whole number greater than or equal to 0"
+                    );
+                    let cause = Cause {
+                        field: "spec.replicas".into(),
+                        reason: "FieldValueInvalid".into(),
+                        message,
+                    };
+                    ApiError::invalid("Scale", "autoscaling", &call.name, vec![cause])
+                })?,
         };
         let mut object = live.clone();
         // A resourceVersion or uid in the Scale is a precondition on the object.
@@ -87,7 +116,13 @@ async fn change(ctx: &Context, call: &Call, make: impl Fn(&Value) -> Result<Valu
             }
         }
         object["spec"]["replicas"] = json!(replicas);
-        Ok(Change { object, part: Part::Main, owned: false, warnings: Vec::new() })
+        Ok(Change {
+            object,
+            part: Part::Main,
+            pinned,
+            owned: false,
+            warnings: Vec::new(),
+        })
     })
     .await?;
     let mut response = reply::value(200, &of(call.kind, &written.object));

@@ -11,9 +11,29 @@ fn the_table() {
     let member = Identity::new("system:member:m", &["system:members"]);
     let user = Identity::new("somebody", &["people"]);
     let nobody = Identity::anonymous();
-    let a = |verb, resource, subresource, namespace, name, on_node| Attributes { verb, group: "", resource, subresource, namespace, name, on_node, path: "" };
-    let lease = |verb, namespace, name| Attributes { verb, group: "coordination.k8s.io", resource: "leases", namespace, name, ..Attributes::default() };
-    let path = |verb, path| Attributes { verb, path, ..Attributes::default() };
+    let a = |verb, resource, subresource, namespace, name, on_node| Attributes {
+        verb,
+        group: "",
+        resource,
+        subresource,
+        namespace,
+        name,
+        on_node,
+        path: "",
+    };
+    let lease = |verb, namespace, name| Attributes {
+        verb,
+        group: "coordination.k8s.io",
+        resource: "leases",
+        namespace,
+        name,
+        ..Attributes::default()
+    };
+    let path = |verb, path| Attributes {
+        verb,
+        path,
+        ..Attributes::default()
+    };
     for (who, what, allowed) in [
         (&admin(), a("delete", "secrets", "", "x", "y", ""), true),
         (&member, a("update", "pods", "", "x", "y", ""), true),
@@ -54,7 +74,12 @@ fn the_table() {
         (&nobody, path("get", "/api"), false),
         (&nobody, a("get", "pods", "", "d", "p", ""), false),
     ] {
-        assert_eq!(authorise(who, &what) == Decision::Allow, allowed, "{} {what:?}", who.user);
+        assert_eq!(
+            authorise(who, &what) == Decision::Allow,
+            allowed,
+            "{} {what:?}",
+            who.user
+        );
     }
 }
 
@@ -62,22 +87,75 @@ fn the_table() {
 async fn requests_obey_it() {
     let s = Server::new().await;
     let n1 = || Some(Identity::new("system:node:n1", &["system:nodes"]));
-    let status = s.get(CONFIG_MAPS).identity(None).send().await.refused(401, "Unauthorized");
+    let status = s
+        .get(CONFIG_MAPS)
+        .identity(None)
+        .send()
+        .await
+        .refused(401, "Unauthorized");
     assert_eq!(status["code"], 401);
-    let status = s.get(CONFIG_MAPS).identity(Some(Identity::new("somebody", &[]))).send().await.refused(403, "Forbidden");
-    assert!(status["message"].as_str().unwrap().contains("User \"somebody\" cannot list resource \"configmaps\""), "{status}");
-    s.post("/api/v1/nodes").identity(n1()).body(&node("n2")).send().await.refused(403, "Forbidden");
-    s.post("/api/v1/nodes").identity(n1()).body(&node("n1")).send().await.expect(201);
+    let status = s
+        .get(CONFIG_MAPS)
+        .identity(Some(Identity::new("somebody", &[])))
+        .send()
+        .await
+        .refused(403, "Forbidden");
+    assert!(
+        status["message"]
+            .as_str()
+            .unwrap()
+            .contains("User \"somebody\" cannot list resource \"configmaps\""),
+        "{status}"
+    );
+    s.post("/api/v1/nodes")
+        .identity(n1())
+        .body(&node("n2"))
+        .send()
+        .await
+        .refused(403, "Forbidden");
+    s.post("/api/v1/nodes")
+        .identity(n1())
+        .body(&node("n1"))
+        .send()
+        .await
+        .expect(201);
     let lease = json!({"metadata": {"name": "n1"}, "spec": {"holderIdentity": "n1", "leaseDurationSeconds": 40}});
-    s.post("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases").identity(n1()).body(&lease).send().await.expect(201);
+    s.post("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases")
+        .identity(n1())
+        .body(&lease)
+        .send()
+        .await
+        .expect(201);
     // A pod is the node's only once it is bound there.
     s.post(PODS).body(&pod("p")).send().await.expect(201);
     let running = json!({"status": {"phase": "Running"}});
-    s.patch(&format!("{PODS}/p/status"), MERGE, &running).identity(n1()).send().await.refused(403, "Forbidden");
-    s.post(&format!("{PODS}/p/binding")).body(&json!({"target": {"name": "n1"}})).send().await.expect(201);
-    let patched = s.patch(&format!("{PODS}/p/status"), MERGE, &running).identity(n1()).send().await.expect(200);
+    s.patch(&format!("{PODS}/p/status"), MERGE, &running)
+        .identity(n1())
+        .send()
+        .await
+        .refused(403, "Forbidden");
+    s.post(&format!("{PODS}/p/binding"))
+        .body(&json!({"target": {"name": "n1"}}))
+        .send()
+        .await
+        .expect(201);
+    let patched = s
+        .patch(&format!("{PODS}/p/status"), MERGE, &running)
+        .identity(n1())
+        .send()
+        .await
+        .expect(200);
     assert_eq!(patched["status"]["phase"], "Running");
     assert_eq!(patched["spec"]["nodeName"], "n1");
-    s.get(CONFIG_MAPS).identity(None).header("authorization", "Bearer good").send().await.expect(200);
-    s.get(CONFIG_MAPS).header("authorization", "Bearer bad").send().await.refused(401, "Unauthorized");
+    s.get(CONFIG_MAPS)
+        .identity(None)
+        .header("authorization", "Bearer good")
+        .send()
+        .await
+        .expect(200);
+    s.get(CONFIG_MAPS)
+        .header("authorization", "Bearer bad")
+        .send()
+        .await
+        .refused(401, "Unauthorized");
 }

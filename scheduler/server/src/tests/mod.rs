@@ -5,6 +5,7 @@ mod bad_input;
 mod crud;
 mod deletion;
 mod endpoints;
+mod kubectl;
 mod lists;
 mod patches;
 mod protobuf;
@@ -20,7 +21,9 @@ use axum::Router;
 use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use coracle_api::{ApiError, Timestamp};
-use coracle_state::{Batch, BoxFuture, Command, Propose, ProposeError, Results, State, View, Views};
+use coracle_state::{
+    Batch, BoxFuture, Command, Propose, ProposeError, Results, State, View, Views,
+};
 use futures_util::StreamExt;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
@@ -52,7 +55,11 @@ impl Fake {
     /// Applies directly, as a controller would.
     pub fn apply(&self, commands: Vec<Command>) -> Results {
         let mut state = self.state.lock().unwrap();
-        let results = state.apply(&Batch { at: self.now(), request_id: 0, commands });
+        let results = state.apply(&Batch {
+            at: self.now(),
+            request_id: 0,
+            commands,
+        });
         self.views.send_replace(Arc::new(state.view()));
         results
     }
@@ -80,7 +87,12 @@ impl Views for Fake {
 
     fn newer_than(&self, revision: u64) -> BoxFuture<'_, Arc<View>> {
         let mut seen = self.views.subscribe();
-        Box::pin(async move { seen.wait_for(|v| v.revision > revision).await.unwrap().clone() })
+        Box::pin(async move {
+            seen.wait_for(|v| v.revision > revision)
+                .await
+                .unwrap()
+                .clone()
+        })
     }
 }
 
@@ -90,7 +102,13 @@ struct Outside;
 impl Runners for Outside {
     fn logs(&self, request: LogRequest) -> BoxFuture<'_, Result<LogStream, ApiError>> {
         Box::pin(async move {
-            let lines = [format!("{} {} {}\n", request.address, request.container, request.follow), format!("{:?}\n", request.tail_lines)];
+            let lines = [
+                format!(
+                    "{} {} {}\n",
+                    request.address, request.container, request.follow
+                ),
+                format!("{:?}\n", request.tail_lines),
+            ];
             Ok(futures_util::stream::iter(lines.map(|l| Ok(Bytes::from(l)))).boxed())
         })
     }
@@ -139,14 +157,25 @@ impl Reply {
     #[track_caller]
     pub fn refused(self, code: u16, reason: &str) -> Value {
         let status = self.expect(code);
-        assert_eq!((&status["kind"], &status["reason"], &status["code"]), (&json!("Status"), &json!(reason), &json!(code)), "{status}");
+        assert_eq!(
+            (&status["kind"], &status["reason"], &status["code"]),
+            (&json!("Status"), &json!(reason), &json!(code)),
+            "{status}"
+        );
         status
     }
 
     pub fn header(&self, name: &str) -> Vec<String> {
-        self.headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_string()).collect()
+        self.headers
+            .get_all(name)
+            .iter()
+            .map(|v| v.to_str().unwrap().to_string())
+            .collect()
     }
 }
+
+/// Far beyond any wait in a test, the paused ones included (their bookmarks come each minute).
+const FRAME_TIMEOUT: Duration = Duration::from_secs(100);
 
 pub const MERGE: &str = "application/merge-patch+json";
 
@@ -194,7 +223,11 @@ impl Ask<'_> {
     }
 
     async fn open(self) -> http::Response<Body> {
-        let mut request = Request::builder().method(self.method).uri(&self.path).header("content-type", &self.content_type).header("user-agent", "test/1.0");
+        let mut request = Request::builder()
+            .method(self.method)
+            .uri(&self.path)
+            .header("content-type", &self.content_type)
+            .header("user-agent", "test/1.0");
         if let Some(a) = &self.accept {
             request = request.header("accept", a);
         }
@@ -211,14 +244,21 @@ impl Ask<'_> {
     pub async fn send(self) -> Reply {
         let (parts, body) = self.open().await.into_parts();
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-        Reply { code: parts.status.as_u16(), headers: parts.headers, text }
+        Reply {
+            code: parts.status.as_u16(),
+            headers: parts.headers,
+            text,
+        }
     }
 
     /// Opens a stream of frames.
     pub async fn frames(self) -> Frames {
         let response = self.open().await;
         assert_eq!(response.status(), 200);
-        Frames { body: response.into_body().into_data_stream(), buffer: String::new() }
+        Frames {
+            body: response.into_body().into_data_stream(),
+            buffer: String::new(),
+        }
     }
 }
 
@@ -229,7 +269,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// The next frame; `None` at the end of the stream. Panics when nothing comes for 10 s.
+    /// The next frame; `None` at the end of the stream. Panics after [`FRAME_TIMEOUT`].
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some((line, rest)) = self.buffer.split_once('\n') {
@@ -237,8 +277,11 @@ impl Frames {
                 self.buffer = rest.to_string();
                 return Some(frame);
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(10), self.body.next()).await.expect("a frame within 10 s")?;
-            self.buffer.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+            let chunk = tokio::time::timeout(FRAME_TIMEOUT, self.body.next())
+                .await
+                .expect("a frame in time")?;
+            self.buffer
+                .push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
         }
     }
 
@@ -246,7 +289,36 @@ impl Frames {
     pub async fn brief(&mut self) -> (String, String, String) {
         let f = self.next().await.expect("a frame");
         let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
-        (text(&f["type"]), text(&f["object"]["metadata"]["name"]), text(&f["object"]["metadata"]["resourceVersion"]))
+        (
+            text(&f["type"]),
+            text(&f["object"]["metadata"]["name"]),
+            text(&f["object"]["metadata"]["resourceVersion"]),
+        )
+    }
+}
+
+/// A context's parts over a fake.
+fn config(fake: Arc<Fake>, service_range: Range) -> ContextConfig {
+    let (clock, acks) = (fake.clone(), fake.clone());
+    ContextConfig {
+        propose: fake.clone(),
+        views: fake,
+        clock: Arc::new(move || clock.now()),
+        seed: 1,
+        runners: Arc::new(Outside),
+        acks: Arc::new(move |node, applied| {
+            acks.acks.lock().unwrap().push((node.to_string(), applied))
+        }),
+        join: Arc::new(Outside),
+        tokens: Arc::new(Outside),
+        bearer: Some(Arc::new(|token| (token == "good").then(admin))),
+        ca_bundle_pem: Arc::new(|| "PEM".into()),
+        status: Arc::new(|| json!({"name": "one"})),
+        ready: Arc::new(|| Ok(())),
+        server_address: "127.0.0.1:6443".into(),
+        service_range,
+        pod_range: Range::PODS,
+        product_version: "0.1.0".into(),
     }
 }
 
@@ -266,28 +338,19 @@ impl Server {
             clock: AtomicI64::new(1_800_000_000),
             acks: Mutex::default(),
         });
-        let (clock, acks) = (fake.clone(), fake.clone());
-        let ctx = Context::new(ContextConfig {
-            propose: fake.clone(),
-            views: fake.clone(),
-            clock: Arc::new(move || clock.now()),
-            seed: 1,
-            runners: Arc::new(Outside),
-            acks: Arc::new(move |node, applied| acks.acks.lock().unwrap().push((node.to_string(), applied))),
-            join: Arc::new(Outside),
-            tokens: Arc::new(Outside),
-            bearer: Some(Arc::new(|token| (token == "good").then(admin))),
-            ca_bundle_pem: Arc::new(|| "PEM".into()),
-            status: Arc::new(|| json!({"name": "one"})),
-            ready: Arc::new(|| Ok(())),
-            server_address: "127.0.0.1:6443".into(),
-            service_range,
-            pod_range: Range::PODS,
-            product_version: "0.1.0".into(),
-        });
-        let server = Self { fake, router: crate::router(ctx.clone()), ctx };
+        let ctx = Context::new(config(fake.clone(), service_range));
+        let server = Self {
+            fake,
+            router: crate::router(ctx.clone()),
+            ctx,
+        };
         for name in ["default", "kube-system", "kube-node-lease"] {
-            server.post("/api/v1/namespaces").body(&json!({"metadata": {"name": name}})).send().await.expect(201);
+            server
+                .post("/api/v1/namespaces")
+                .body(&json!({"metadata": {"name": name}}))
+                .send()
+                .await
+                .expect(201);
         }
         server
     }
@@ -327,7 +390,11 @@ impl Server {
 
     /// A ConfigMap in `default`.
     pub async fn config_map(&self, name: &str, data: &str) -> Value {
-        self.post(CONFIG_MAPS).body(&json!({"metadata": {"name": name, "labels": {"d": data}}, "data": {"k": data}})).send().await.expect(201)
+        self.post(CONFIG_MAPS)
+            .body(&json!({"metadata": {"name": name, "labels": {"d": data}}, "data": {"k": data}}))
+            .send()
+            .await
+            .expect(201)
     }
 
     pub fn revision(&self) -> u64 {

@@ -17,7 +17,9 @@ const GENERATE_BASE_MAX: usize = 58;
 /// Creates the object of a request body.
 pub async fn create(ctx: &Context, call: &Call, mut decoded: Decoded) -> Result<Written, ApiError> {
     if !call.name.is_empty() {
-        return Err(crate::reply::not_allowed("POST goes to the collection, not to an object"));
+        return Err(crate::reply::not_allowed(
+            "POST goes to the collection, not to an object",
+        ));
     }
     let mut warnings = body::admit(call.kind, &mut decoded, call.query.field_validation()?)?;
     warnings.extend(validate::warnings(call.kind, &decoded.value));
@@ -30,13 +32,18 @@ pub async fn create(ctx: &Context, call: &Call, mut decoded: Decoded) -> Result<
 pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Written, ApiError> {
     place(call, &mut object)?;
     if !meta::text(&object, "resourceVersion").is_empty() {
-        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(ApiError::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     let base = meta::text(&object, "generateName").to_string();
     let generated = meta::name(&object).is_empty() && !base.is_empty();
     if generated {
         let base: String = base.chars().take(GENERATE_BASE_MAX).collect();
-        meta::metadata(&mut object).insert("name".into(), json!(format!("{base}{}", ctx.ids(|ids| ids.suffix()))));
+        meta::metadata(&mut object).insert(
+            "name".into(),
+            json!(format!("{base}{}", ctx.ids(|ids| ids.suffix()))),
+        );
     }
     let manager = call.manager()?;
     let now = ctx.now();
@@ -48,7 +55,10 @@ pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Writ
     for attempt in 0..ATTEMPTS_MAX {
         if attempt > 0 && generated {
             let base: String = base.chars().take(GENERATE_BASE_MAX).collect();
-            meta::metadata(&mut object).insert("name".into(), json!(format!("{base}{}", ctx.ids(|ids| ids.suffix()))));
+            meta::metadata(&mut object).insert(
+                "name".into(),
+                json!(format!("{base}{}", ctx.ids(|ids| ids.suffix()))),
+            );
         }
         let name = meta::name(&object).to_string();
         let view = ctx.view();
@@ -66,34 +76,74 @@ pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Writ
             return Err(already(call, &name));
         }
         if call.query.dry_run()? {
-            return Ok(Written { code: 201, object, warnings: Vec::new() });
+            return Ok(Written {
+                code: 201,
+                object,
+                warnings: Vec::new(),
+            });
         }
         let mut commands = Vec::with_capacity(2);
         let group = ctx.ids(|ids| ids.next_u64()) as u32 | 1;
         // The object and the proof that its namespace is still the one that was looked at, all or none: no object may
         // appear in a namespace that has begun to go.
         if let Some((name, revision)) = namespace {
-            commands.push(Command { table: "namespaces".into(), key: Key::new("", name), expect: Expect::Revision(revision), op: Op::Check, group });
+            commands.push(Command {
+                table: "namespaces".into(),
+                key: Key::new("", name),
+                expect: Expect::Revision(revision),
+                op: Op::Check,
+                group,
+            });
         }
         let alone = commands.is_empty();
-        commands.push(Command { group: if alone { 0 } else { group }, ..put(call.kind, key, Expect::Absent, &object) });
-        let mut results = ctx.config.propose.propose(commands).await.map_err(unproposed)?;
+        commands.push(Command {
+            group: if alone { 0 } else { group },
+            ..put(call.kind, key, Expect::Absent, &object)
+        });
+        let mut results = ctx
+            .config
+            .propose
+            .propose(commands)
+            .await
+            .map_err(unproposed)?;
         match results.pop() {
             Some(Ok(applied)) => {
                 stamp(&mut object, applied.revision);
-                return Ok(Written { code: 201, object, warnings: Vec::new() });
+                return Ok(Written {
+                    code: 201,
+                    object,
+                    warnings: Vec::new(),
+                });
             }
             // Either the namespace moved, or an address that we chose was taken meanwhile: look again.
             Some(Err(Refused::Group)) => {}
             Some(Err(Refused::Precondition { .. })) if generated => {}
             Some(Err(Refused::Precondition { .. })) => return Err(already(call, &name)),
-            Some(Err(Refused::Taken { space, value, holder })) => {
+            Some(Err(Refused::Taken {
+                space,
+                value,
+                holder,
+            })) => {
                 if service_alloc::explicit(&given, &space, &value) {
-                    return Err(refused(call, &name, Refused::Taken { space, value, holder }));
+                    return Err(refused(
+                        call,
+                        &name,
+                        Refused::Taken {
+                            space,
+                            value,
+                            holder,
+                        },
+                    ));
                 }
             }
             Some(Err(other)) => return Err(refused(call, &name, other)),
-            None => return Err(ApiError::new(500, "InternalError", "the log answered a proposal without a result")),
+            None => {
+                return Err(ApiError::new(
+                    500,
+                    "InternalError",
+                    "the log answered a proposal without a result",
+                ));
+            }
         }
     }
     Err(call.conflict(meta::name(&object), "too many writers at once; try again"))
@@ -112,7 +162,9 @@ fn place(call: &Call, object: &mut Value) -> Result<(), ApiError> {
         return Ok(());
     }
     if call.namespace.is_empty() {
-        return Err(crate::reply::not_allowed("create in a namespace: POST /.../namespaces/NAMESPACE/..."));
+        return Err(crate::reply::not_allowed(
+            "create in a namespace: POST /.../namespaces/NAMESPACE/...",
+        ));
     }
     let given = meta::namespace(object);
     if !given.is_empty() && given != call.namespace {
@@ -130,10 +182,16 @@ fn namespace_of(call: &Call, view: &View) -> Result<Option<(String, u64)>, ApiEr
     if !call.kind.namespaced() {
         return Ok(None);
     }
-    let namespace = view.get("namespaces", &Key::new("", call.namespace.clone())).ok_or_else(|| ApiError::not_found("", "namespaces", &call.namespace))?;
+    let namespace = view
+        .get("namespaces", &Key::new("", call.namespace.clone()))
+        .ok_or_else(|| ApiError::not_found("", "namespaces", &call.namespace))?;
     if namespace.attrs.deleting {
-        let message = format!("unable to create new content in namespace {} because it is being terminated", call.namespace);
-        let mut e = ApiError::new(403, "Forbidden", message).about(call.kind.group, call.kind.plural, "");
+        let message = format!(
+            "unable to create new content in namespace {} because it is being terminated",
+            call.namespace
+        );
+        let mut e =
+            ApiError::new(403, "Forbidden", message).about(call.kind.group, call.kind.plural, "");
         e.causes.push(coracle_api::error::Cause {
             field: "metadata.namespace".into(),
             reason: "NamespaceTerminating".into(),

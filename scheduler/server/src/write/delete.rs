@@ -50,33 +50,60 @@ impl Options {
     pub fn read(call: &Call, decoded: &Decoded) -> Result<Self, ApiError> {
         let body = &decoded.value;
         if !body.is_null() && !body.is_object() {
-            return Err(ApiError::bad_request("the request body must be DeleteOptions"));
+            return Err(ApiError::bad_request(
+                "the request body must be DeleteOptions",
+            ));
         }
         if !body["kind"].is_null() && body["kind"] != "DeleteOptions" {
-            return Err(ApiError::bad_request(format!("the request body must be DeleteOptions, it is {}", body["kind"])));
+            return Err(ApiError::bad_request(format!(
+                "the request body must be DeleteOptions, it is {}",
+                body["kind"]
+            )));
         }
         let grace = match &body["gracePeriodSeconds"] {
             Value::Null => call.query.number("gracePeriodSeconds")?,
-            v => Some(v.as_u64().ok_or_else(|| ApiError::bad_request(format!("gracePeriodSeconds: {v} is not a non-negative whole number")))?),
+            v => Some(v.as_u64().ok_or_else(|| {
+                ApiError::bad_request(format!(
+                    "gracePeriodSeconds: {v} is not a non-negative whole number"
+                ))
+            })?),
         };
         if grace.is_some_and(|g| g > GRACE_SECONDS_MAX) {
-            return Err(ApiError::bad_request(format!("gracePeriodSeconds: must be at most {GRACE_SECONDS_MAX}")));
+            return Err(ApiError::bad_request(format!(
+                "gracePeriodSeconds: must be at most {GRACE_SECONDS_MAX}"
+            )));
         }
         let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(str::to_string);
         let orphan = match &body["orphanDependents"] {
             Value::Bool(b) => Some(*b),
             _ => call.query.get("orphanDependents").map(|v| v == "true"),
         };
-        let legacy = orphan.map(|o| if o { "Orphan".to_string() } else { "Background".to_string() });
-        let propagation = text(&body["propagationPolicy"]).or_else(|| call.query.get("propagationPolicy").map(str::to_string));
+        let legacy = orphan.map(|o| {
+            if o {
+                "Orphan".to_string()
+            } else {
+                "Background".to_string()
+            }
+        });
+        let propagation = text(&body["propagationPolicy"])
+            .or_else(|| call.query.get("propagationPolicy").map(str::to_string));
         if propagation.is_some() && legacy.is_some() {
-            return Err(ApiError::bad_request("orphanDependents and deletionPropagation cannot be both set"));
+            return Err(ApiError::bad_request(
+                "orphanDependents and deletionPropagation cannot be both set",
+            ));
         }
         let propagation = propagation.or(legacy);
-        if let Some(p) = propagation.as_deref().filter(|p| !matches!(*p, "Background" | "Foreground" | "Orphan")) {
-            return Err(ApiError::bad_request(format!("propagationPolicy: {p:?} is not supported, use Background, Foreground or Orphan")));
+        if let Some(p) = propagation
+            .as_deref()
+            .filter(|p| !matches!(*p, "Background" | "Foreground" | "Orphan"))
+        {
+            return Err(ApiError::bad_request(format!(
+                "propagationPolicy: {p:?} is not supported, use Background, Foreground or Orphan"
+            )));
         }
-        let dry = body["dryRun"].as_array().is_some_and(|d| d.iter().any(|v| v == "All"));
+        let dry = body["dryRun"]
+            .as_array()
+            .is_some_and(|d| d.iter().any(|v| v == "All"));
         Ok(Self {
             grace_seconds: grace,
             propagation,
@@ -102,10 +129,17 @@ enum Step {
 }
 
 /// Deletes one object.
-pub async fn delete(ctx: &Context, kind: &Kind, key: &Key, options: &Options) -> Result<Deleted, ApiError> {
+pub async fn delete(
+    ctx: &Context,
+    kind: &Kind,
+    key: &Key,
+    options: &Options,
+) -> Result<Deleted, ApiError> {
     for _ in 0..ATTEMPTS_MAX {
         let view = ctx.view();
-        let obj = view.get(kind.table, key).ok_or_else(|| ApiError::not_found(kind.group, kind.plural, &key.name))?;
+        let obj = view
+            .get(kind.table, key)
+            .ok_or_else(|| ApiError::not_found(kind.group, kind.plural, &key.name))?;
         let live = obj.value();
         check(kind, obj, options)?;
         let step = step(kind, &live, options, ctx.now());
@@ -120,37 +154,60 @@ pub async fn delete(ctx: &Context, kind: &Kind, key: &Key, options: &Options) ->
         match step {
             Step::Nothing => return Ok(Deleted::Marked(live)),
             Step::Remove => {
-                if let Outcome::Done(applied) = commit(ctx, Command::delete(kind.table, key.clone(), expect)).await? {
+                if let Outcome::Done(applied) =
+                    commit(ctx, Command::delete(kind.table, key.clone(), expect)).await?
+                {
                     let mut last = live;
                     stamp(&mut last, applied.revision);
                     return Ok(Deleted::Gone(last));
                 }
             }
             Step::Mark(mut new) => {
-                if let Outcome::Done(applied) = commit(ctx, put(kind, key.clone(), expect, &new)).await? {
+                if let Outcome::Done(applied) =
+                    commit(ctx, put(kind, key.clone(), expect, &new)).await?
+                {
                     stamp(&mut new, applied.revision);
                     return Ok(Deleted::Marked(new));
                 }
             }
         }
     }
-    Err(ApiError::conflict(kind.group, kind.plural, &key.name, "too many writers at once; try again"))
+    Err(ApiError::conflict(
+        kind.group,
+        kind.plural,
+        &key.name,
+        "too many writers at once; try again",
+    ))
 }
 
 fn check(kind: &Kind, obj: &Arc<Obj>, options: &Options) -> Result<(), ApiError> {
     let conflict = |what: &str, wanted: &str, found: &str| {
-        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-        Err(ApiError::conflict(kind.group, kind.plural, &obj.key.name, &why))
+        let why = format!(
+            "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+        );
+        Err(ApiError::conflict(
+            kind.group,
+            kind.plural,
+            &obj.key.name,
+            &why,
+        ))
     };
     match (&options.uid, &options.resource_version) {
         (Some(uid), _) if *uid != obj.attrs.uid => conflict("UID", uid, &obj.attrs.uid),
-        (_, Some(rv)) if *rv != obj.revision.to_string() => conflict("ResourceVersion", rv, &obj.revision.to_string()),
-        _ if kind.table == "namespaces" && KEPT_NAMESPACES.contains(&obj.key.name.as_str()) => Err(ApiError::new(
-            403,
-            "Forbidden",
-            format!("namespaces {:?} is forbidden: this namespace may not be deleted", obj.key.name),
-        )
-        .about("", "namespaces", &obj.key.name)),
+        (_, Some(rv)) if *rv != obj.revision.to_string() => {
+            conflict("ResourceVersion", rv, &obj.revision.to_string())
+        }
+        _ if kind.table == "namespaces" && KEPT_NAMESPACES.contains(&obj.key.name.as_str()) => {
+            Err(ApiError::new(
+                403,
+                "Forbidden",
+                format!(
+                    "namespaces {:?} is forbidden: this namespace may not be deleted",
+                    obj.key.name
+                ),
+            )
+            .about("", "namespaces", &obj.key.name))
+        }
         _ => Ok(()),
     }
 }
@@ -174,20 +231,30 @@ fn step(kind: &Kind, live: &Value, options: &Options, now: Timestamp) -> Step {
     let grace = grace(kind, live, options);
     let running = live["metadata"]["deletionGracePeriodSeconds"].as_u64();
     let marked = meta::deletion_timestamp(live).is_some();
-    let held = kind.table == "namespaces" && live["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
+    let held = kind.table == "namespaces"
+        && live["spec"]["finalizers"]
+            .as_array()
+            .is_some_and(|f| !f.is_empty());
     if finalizers.is_empty() && grace == 0 && !held {
         return Step::Remove;
     }
     // A second deletion may shorten the grace, never lengthen it.
     let shorter = marked && running.is_some_and(|r| grace < r);
     if marked && !shorter {
-        return if finalizers == before { Step::Nothing } else { Step::Mark(new) };
+        return if finalizers == before {
+            Step::Nothing
+        } else {
+            Step::Mark(new)
+        };
     }
     let at = now + SignedDuration::from_secs(grace as i64);
     let metadata = meta::metadata(&mut new);
     metadata.insert("deletionTimestamp".into(), json!(meta::time_text(at)));
     metadata.insert("deletionGracePeriodSeconds".into(), json!(grace));
-    let generation = metadata.get("generation").and_then(Value::as_i64).unwrap_or(0);
+    let generation = metadata
+        .get("generation")
+        .and_then(Value::as_i64)
+        .unwrap_or(0);
     if generation > 0 && !marked {
         metadata.insert("generation".into(), json!(generation + 1));
     }
@@ -199,11 +266,16 @@ fn step(kind: &Kind, live: &Value, options: &Options, now: Timestamp) -> Step {
 
 /// Only a pod that may be running somewhere needs time.
 fn grace(kind: &Kind, live: &Value, options: &Options) -> u64 {
-    let bound = live["spec"]["nodeName"].as_str().is_some_and(|n| !n.is_empty());
+    let bound = live["spec"]["nodeName"]
+        .as_str()
+        .is_some_and(|n| !n.is_empty());
     if kind.table != "pods" || !bound || pod_ended(live) {
         return 0;
     }
-    options.grace_seconds.or_else(|| live["spec"]["terminationGracePeriodSeconds"].as_u64()).unwrap_or(GRACE_SECONDS_DEFAULT)
+    options
+        .grace_seconds
+        .or_else(|| live["spec"]["terminationGracePeriodSeconds"].as_u64())
+        .unwrap_or(GRACE_SECONDS_DEFAULT)
 }
 
 /// Answers `DELETE` of one object.
@@ -218,7 +290,8 @@ pub async fn one(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer {
 }
 
 fn details(call: &Call, last: &Value) -> Value {
-    let mut details = json!({"name": meta::name(last), "kind": call.kind.plural, "uid": meta::uid(last)});
+    let mut details =
+        json!({"name": meta::name(last), "kind": call.kind.plural, "uid": meta::uid(last)});
     if !call.kind.group.is_empty() {
         details["group"] = json!(call.kind.group);
     }
@@ -229,7 +302,10 @@ fn details(call: &Call, last: &Value) -> Value {
 pub async fn collection(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer {
     let options = Options::read(call, decoded)?;
     let view = ctx.view();
-    let objects = Selection::of(call)?.objects(&view, call.kind.table);
+    let objects: Vec<Arc<Obj>> = Selection::of(call)?
+        .objects(&view, call.kind.table)
+        .cloned()
+        .collect();
     let revision = view.revision;
     drop(view);
     let (kind, options) = (call.kind, &options);

@@ -35,7 +35,13 @@ pub struct Written {
 impl Written {
     /// The response in the shape the client accepts.
     pub fn reply(self, ctx: &Context, call: &Call) -> Result<Response, ApiError> {
-        let body = negotiate::object(call.kind, self.object, call.shape()?, call.include()?, ctx.now());
+        let body = negotiate::object(
+            call.kind,
+            self.object,
+            call.shape()?,
+            call.include()?,
+            ctx.now(),
+        );
         let mut response = reply::value(self.code, &body);
         reply::warn(&mut response, &self.warnings);
         Ok(response)
@@ -52,17 +58,32 @@ pub enum Outcome {
 
 /// Proposes one command.
 pub async fn commit(ctx: &Context, command: Command) -> Result<Outcome, ApiError> {
-    let mut results = ctx.config.propose.propose(vec![command]).await.map_err(unproposed)?;
+    let mut results = ctx
+        .config
+        .propose
+        .propose(vec![command])
+        .await
+        .map_err(unproposed)?;
     match results.pop() {
         Some(Ok(applied)) => Ok(Outcome::Done(applied)),
         Some(Err(refused)) => Ok(Outcome::Refused(refused)),
-        None => Err(ApiError::new(500, "InternalError", "the log answered a proposal without a result")),
+        None => Err(ApiError::new(
+            500,
+            "InternalError",
+            "the log answered a proposal without a result",
+        )),
     }
 }
 
 /// The command that stores an object with everything it claims.
 pub fn put(kind: &Kind, key: Key, expect: Expect, object: &Value) -> Command {
-    Command::put(kind.table, key, expect, canonical::encode(object), claims::of(kind, object))
+    Command::put(
+        kind.table,
+        key,
+        expect,
+        canonical::encode(object),
+        claims::of(kind, object),
+    )
 }
 
 /// Sets the resourceVersion that an object got.

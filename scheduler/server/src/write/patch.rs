@@ -4,7 +4,7 @@ use coracle_api::{ApiError, Kind, apply, meta, patch, schema, validate};
 use serde_json::{Value, json};
 
 use super::prepare::Part;
-use super::update::{Change, modify};
+use super::update::{Change, modify, names_revision};
 use super::{Written, create};
 use crate::body;
 use crate::call::Call;
@@ -33,7 +33,9 @@ impl Patch {
             "application/json-patch+json" => (Self::Json, body::json(bytes)?),
             "application/merge-patch+json" => (Self::Merge, body::json(bytes)?),
             "application/strategic-merge-patch+json" => (Self::Strategic, body::json(bytes)?),
-            "application/apply-patch+yaml" | "application/apply-patch+json" => (Self::Apply, body::yaml(bytes)?),
+            "application/apply-patch+yaml" | "application/apply-patch+json" => {
+                (Self::Apply, body::yaml(bytes)?)
+            }
             other => return Err(body::unsupported(other, TYPES)),
         };
         let fits = match content_type {
@@ -41,10 +43,28 @@ impl Patch {
             _ => decoded.value.is_object(),
         };
         if !fits {
-            let want = if content_type == "application/json-patch+json" { "a list of operations" } else { "an object" };
-            return Err(ApiError::bad_request(format!("a body of {content_type} must be {want}")));
+            let want = if content_type == "application/json-patch+json" {
+                "a list of operations"
+            } else {
+                "an object"
+            };
+            return Err(ApiError::bad_request(format!(
+                "a body of {content_type} must be {want}"
+            )));
         }
         Ok((wrap(decoded.value), decoded.duplicates))
+    }
+
+    /// Whether the client named a resourceVersion, which is a precondition in every kind of patch.
+    pub fn names_revision(&self) -> bool {
+        match self {
+            Self::Json(ops) => ops
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|op| op["path"] == "/metadata/resourceVersion"),
+            Self::Merge(p) | Self::Strategic(p) | Self::Apply(p) => names_revision(p),
+        }
     }
 
     /// The patched object (not for server-side apply).
@@ -69,18 +89,28 @@ pub async fn patch(ctx: &Context, call: &Call, bytes: &[u8]) -> Result<Written, 
         Patch::Apply(applied) => self::apply(ctx, call, applied, &duplicates).await,
         patch => {
             let validation = call.query.field_validation()?;
-            let part = Part::of(&call.subresource);
+            let (part, pinned) = (Part::of(&call.subresource), patch.names_revision());
             modify(ctx, call, &call.key(), |live, _| {
                 let mut object = patch.onto(call.kind, live)?;
                 // A merge patch may say {"metadata": null}; the object it was applied to keeps its identity.
                 if !object.is_object() {
-                    return Err(ApiError::bad_request("the patch turns the object into something else"));
+                    return Err(ApiError::bad_request(
+                        "the patch turns the object into something else",
+                    ));
                 }
                 body::typed(call.kind, &mut object)?;
                 schema::normalise(call.kind, &mut object);
                 let mut warnings = body::fields(call.kind, &mut object, &duplicates, validation)?;
-                warnings.extend(validate::warnings(call.kind, &object));
-                Ok(Change { object, part, owned: false, warnings })
+                if part == Part::Main {
+                    warnings.extend(validate::warnings(call.kind, &object));
+                }
+                Ok(Change {
+                    object,
+                    part,
+                    pinned,
+                    owned: false,
+                    warnings,
+                })
             })
             .await
         }
@@ -88,36 +118,65 @@ pub async fn patch(ctx: &Context, call: &Call, bytes: &[u8]) -> Result<Written, 
 }
 
 /// Server-side apply: makes the object if it is not there.
-async fn apply(ctx: &Context, call: &Call, applied: Value, duplicates: &[String]) -> Result<Written, ApiError> {
+async fn apply(
+    ctx: &Context,
+    call: &Call,
+    applied: Value,
+    duplicates: &[String],
+) -> Result<Written, ApiError> {
     let Some(manager) = call.query.get("fieldManager") else {
-        return Err(ApiError::bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"));
+        return Err(ApiError::bad_request(
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+        ));
     };
     let force = call.query.flag("force")?;
     let kind = call.kind;
-    let mut decoded = body::Decoded { value: applied, duplicates: duplicates.to_vec() };
+    let mut decoded = body::Decoded {
+        value: applied,
+        duplicates: duplicates.to_vec(),
+    };
     let mut warnings = body::admit(kind, &mut decoded, call.query.field_validation()?)?;
     warnings.extend(validate::warnings(kind, &decoded.value));
     let mut applied = decoded.value;
-    for (field, want) in [("name", call.name.as_str()), ("namespace", call.namespace.as_str())] {
+    for (field, want) in [
+        ("name", call.name.as_str()),
+        ("namespace", call.namespace.as_str()),
+    ] {
         let given = meta::text(&applied, field);
         if !given.is_empty() && given != want {
-            return Err(ApiError::bad_request(format!("the {field} of the object ({given}) does not match the {field} on the URL ({want})")));
+            return Err(ApiError::bad_request(format!(
+                "the {field} of the object ({given}) does not match the {field} on the URL ({want})"
+            )));
         }
         if !want.is_empty() {
             meta::metadata(&mut applied).insert(field.into(), json!(want));
         }
     }
-    if !object_of(&applied, "managedFields").is_null() {
+    if !applied["metadata"]["managedFields"].is_null() {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     let subresource = (!call.subresource.is_empty()).then_some(call.subresource.as_str());
-    let part = Part::of(&call.subresource);
-    // Twice around when the object appears or goes between the look and the write.
+    let (part, pinned) = (Part::of(&call.subresource), names_revision(&applied));
+    // Around again when the object appears or goes between the look and the write.
     for _ in 0..super::ATTEMPTS_MAX {
         if ctx.view().get(kind.table, &call.key()).is_some() {
             let done = modify(ctx, call, &call.key(), |live, _| {
-                let object = apply::server_side(kind, Some(live), &applied, manager, force, subresource, ctx.now())?;
-                Ok(Change { object, part, owned: true, warnings: warnings.clone() })
+                let object = apply::server_side(
+                    kind,
+                    Some(live),
+                    &applied,
+                    manager,
+                    force,
+                    subresource,
+                    ctx.now(),
+                )?;
+                Ok(Change {
+                    object,
+                    part,
+                    pinned,
+                    owned: true,
+                    warnings: warnings.clone(),
+                })
             })
             .await;
             match done {
@@ -142,8 +201,4 @@ async fn apply(ctx: &Context, call: &Call, applied: Value, duplicates: &[String]
         }
     }
     Err(call.conflict(&call.name, "too many writers at once; try again"))
-}
-
-fn object_of<'a>(object: &'a Value, field: &str) -> &'a Value {
-    &object["metadata"][field]
 }

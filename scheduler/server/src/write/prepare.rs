@@ -10,7 +10,15 @@ use serde_json::{Value, json};
 pub const NAMESPACE_FINALIZER: &str = "kubernetes";
 
 /// Metadata that only the system writes.
-const SYSTEM_METADATA: &[&str] = &["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"];
+const SYSTEM_METADATA: &[&str] = &[
+    "uid",
+    "creationTimestamp",
+    "generation",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+    "resourceVersion",
+];
 
 /// Kinds whose metadata.generation Kubernetes counts.
 fn counted(kind: &Kind) -> bool {
@@ -18,7 +26,12 @@ fn counted(kind: &Kind) -> bool {
 }
 
 /// Makes a new object ready to be stored: defaults, system metadata, no status, validated. The name must be final.
-pub fn create(kind: &Kind, object: &mut Value, uid: String, now: Timestamp) -> Result<(), ApiError> {
+pub fn create(
+    kind: &Kind,
+    object: &mut Value,
+    uid: String,
+    now: Timestamp,
+) -> Result<(), ApiError> {
     let metadata = meta::metadata(object);
     for field in SYSTEM_METADATA {
         metadata.remove(*field);
@@ -39,7 +52,9 @@ pub fn create(kind: &Kind, object: &mut Value, uid: String, now: Timestamp) -> R
         object["spec"] = json!({"finalizers": [NAMESPACE_FINALIZER]});
         object["status"] = json!({"phase": "Active"});
         let name = meta::name(object).to_string();
-        meta::metadata(object).entry("labels").or_insert_with(|| json!({}))["kubernetes.io/metadata.name"] = json!(name);
+        meta::metadata(object)
+            .entry("labels")
+            .or_insert_with(|| json!({}))["kubernetes.io/metadata.name"] = json!(name);
     }
     defaults::apply(kind, object);
     invalid(kind, object, validate::create(kind, object))
@@ -67,8 +82,8 @@ impl Part {
     }
 }
 
-/// Makes the form to store from the live object and the wanted one.
-pub fn update(kind: &Kind, part: Part, live: &Value, mut wanted: Value) -> Result<Value, ApiError> {
+/// Makes the form to store from the live object and the wanted one; [`finish`] judges it.
+pub fn merge(kind: &Kind, part: Part, live: &Value, mut wanted: Value) -> Value {
     let mut new = match part {
         Part::Main => {
             let old = meta_of(live);
@@ -78,6 +93,12 @@ pub fn update(kind: &Kind, part: Part, live: &Value, mut wanted: Value) -> Resul
                     Some(v) => metadata.insert((*field).into(), v.clone()),
                     None => metadata.remove(*field),
                 };
+            }
+            // A body may leave out what the URL says.
+            for field in ["name", "namespace"] {
+                if let Some(v) = old.get(field) {
+                    metadata.insert(field.into(), v.clone());
+                }
             }
             if !metadata.contains_key("managedFields")
                 && let Some(fields) = old.get("managedFields")
@@ -110,24 +131,41 @@ pub fn update(kind: &Kind, part: Part, live: &Value, mut wanted: Value) -> Resul
         }
     };
     defaults::apply(kind, &mut new);
-    invalid(kind, &new, validate::update(kind, &new, live))?;
+    new
+}
+
+/// Validates the form to store and counts its generation.
+pub fn finish(kind: &Kind, live: &Value, new: &mut Value) -> Result<(), ApiError> {
+    invalid(kind, new, validate::update(kind, new, live))?;
     if counted(kind) && new["spec"] != live["spec"] {
         let generation = meta::generation(live) + 1;
-        meta::metadata(&mut new).insert("generation".into(), json!(generation));
+        meta::metadata(new).insert("generation".into(), json!(generation));
     }
-    Ok(new)
+    Ok(())
 }
 
 /// Whether an object that is being deleted has nothing left to wait for.
 pub fn released(kind: &Kind, object: &Value) -> bool {
-    let waits_for_runner = kind.table == "pods" && object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0) > 0;
-    let waits_for_controller = kind.table == "namespaces" && object["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
-    meta::deletion_timestamp(object).is_some() && meta::finalizers(object).is_empty() && !waits_for_runner && !waits_for_controller
+    let waits_for_runner = kind.table == "pods"
+        && object["metadata"]["deletionGracePeriodSeconds"]
+            .as_u64()
+            .unwrap_or(0)
+            > 0;
+    let waits_for_controller = kind.table == "namespaces"
+        && object["spec"]["finalizers"]
+            .as_array()
+            .is_some_and(|f| !f.is_empty());
+    meta::deletion_timestamp(object).is_some()
+        && meta::finalizers(object).is_empty()
+        && !waits_for_runner
+        && !waits_for_controller
 }
 
 /// Whether two forms differ in nothing but who wrote them.
 pub fn same(a: &Value, b: &Value) -> bool {
-    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
+        return a == b;
+    };
     let ignoring = |m: &Value| {
         let mut m = m.as_object().cloned().unwrap_or_default();
         m.remove("managedFields");
@@ -156,5 +194,14 @@ fn replace(into: &mut Value, from: &Value, field: &str) {
 
 /// 422 with all causes, if there are any.
 pub fn invalid(kind: &Kind, object: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
-    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind.kind, kind.group, meta::name(object), causes)) }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(
+            kind.kind,
+            kind.group,
+            meta::name(object),
+            causes,
+        ))
+    }
 }

@@ -1,0 +1,170 @@
+//! The roles of a process: scheduler, runner, and what they share with `up`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use coracle_runner::{Runner, RunnerConfig};
+use coracle_scheduler::{DataDir, Scheduler, SchedulerConfig};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{RunnerArgs, SchedulerArgs};
+use crate::config::{self, Settings};
+use crate::error::{CliError, Result};
+use crate::print;
+use crate::runjson::{RunFile, RunInfo};
+
+/// Starts logging to standard error.
+pub fn log(filter: Option<&str>) -> Result<()> {
+    let text = filter.map(str::to_string).or_else(|| std::env::var("CORACLE_LOG").ok()).unwrap_or_else(|| "warn".into());
+    let filter = tracing_subscriber::EnvFilter::try_new(&text)
+        .map_err(|e| CliError::new("E_LOG_FILTER", format!("--log {text:?}: {e}")).fix("write a level (warn, info, debug) or TARGET=LEVEL"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init()
+        .map_err(|e| CliError::new("E_LOG", e.to_string()))
+}
+
+/// An error whose text is `CODE: what happened; fix`.
+pub fn coded(e: &dyn std::fmt::Display) -> CliError {
+    let text = e.to_string();
+    match text.split_once(": ") {
+        Some((code, rest)) if code.starts_with("E_") && !code.contains(' ') => CliError::new(code, rest),
+        _ => CliError::new("E_START", text),
+    }
+}
+
+/// Starts a control-plane member.
+pub async fn start_scheduler(s: &Settings) -> Result<Scheduler> {
+    let config = SchedulerConfig {
+        name: s.name.clone(),
+        api_addr: s.api_addr,
+        registry_addr: Some(s.registry_addr),
+        insecure_registry: s.insecure_registry,
+        ..SchedulerConfig::new(&s.data_dir)
+    };
+    coracle_scheduler::start(config).await.map_err(|e| coded(&e))
+}
+
+/// This very program as the engine's compiler.
+pub fn compiler() -> Result<(PathBuf, Vec<String>)> {
+    let program = std::env::current_exe().map_err(|e| CliError::new("E_EXE", format!("cannot find this program's own file: {e}")))?;
+    Ok((program, vec!["compile-child".into()]))
+}
+
+/// Where a listener that was asked for port 0 tries first: the port it had last time, if nobody else has it now.
+pub fn kept(asked: std::net::SocketAddr, kept: Option<u16>) -> std::net::SocketAddr {
+    match kept {
+        Some(port) if asked.port() == 0 => {
+            let before = std::net::SocketAddr::new(asked.ip(), port);
+            if std::net::TcpListener::bind(before).is_ok() { before } else { asked }
+        }
+        _ => asked,
+    }
+}
+
+/// Fails early and clearly if a fixed address is taken: listeners that share a port on purpose would not notice.
+pub fn free(addr: std::net::SocketAddr, flag: &str) -> Result<()> {
+    if addr.port() == 0 {
+        return Ok(());
+    }
+    match std::net::TcpListener::bind(addr) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(CliError::new("E_PORT_IN_USE", format!("{addr} is in use by another process"))
+            .fix(format!("stop it, or name another address with {flag} (port 0 takes a free one)"))),
+        Err(e) => Err(CliError::new("E_LISTEN", format!("cannot listen on {addr}: {e}")).fix(format!("name another address with {flag}"))),
+    }
+}
+
+/// Resolves at SIGINT or SIGTERM; a second one ends the process at once.
+pub async fn stop_signal() -> Result<()> {
+    let failed = |e: std::io::Error| CliError::new("E_SIGNAL", format!("cannot wait for signals: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    tokio::spawn(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+/// `coracle scheduler`.
+pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
+    let s = config::resolve(&args.node, &args.scheduler, &Default::default(), "./.coracle-scheduler")?;
+    log(s.log.as_deref())?;
+    RunFile::clear(&s.data_dir);
+    let scheduler = start_scheduler(&s).await?;
+    let info = RunInfo {
+        pid: std::process::id(),
+        name: scheduler.name().to_string(),
+        api: Some(scheduler.api_url().to_string()),
+        registry: scheduler.registry_url().map(str::to_string),
+        kubeconfig: Some(absolute(scheduler.kubeconfig_path())),
+        ..RunInfo::default()
+    };
+    let file = RunFile::write(&s.data_dir, &info)?;
+    print::out(&format!(
+        "scheduler {} is ready\n  API         {}\n  registry    {}\n  kubeconfig  {}\nstop with Ctrl-C\n",
+        info.name,
+        scheduler.api_url(),
+        scheduler.registry_url().unwrap_or("under the API"),
+        info.kubeconfig.as_deref().unwrap_or_default()
+    ));
+    stop_signal().await?;
+    drop(file);
+    scheduler.shutdown().await;
+    Ok(())
+}
+
+/// `coracle runner`.
+pub async fn runner(args: RunnerArgs) -> Result<()> {
+    let mut s = config::resolve(&args.node, &Default::default(), &args.runner, "./.coracle-runner")?;
+    s.join = args.join.clone().or(s.join);
+    s.token = args.token.clone().or(s.token);
+    log(s.log.as_deref())?;
+    let data = DataDir::open(&s.data_dir, s.name.as_deref()).map_err(|e| coded(&e))?;
+    RunFile::clear(&s.data_dir);
+    let name = data.identity().name.clone();
+    let joined = coracle_runner::join::join_or_load(&s.data_dir, &name, s.join.as_deref(), s.token.as_deref()).await.map_err(|e| coded(&e))?;
+    free(s.ingress_addr, "--ingress-addr")?;
+    free(s.runner_addr, "--runner-addr")?;
+    let config = RunnerConfig {
+        name: name.clone(),
+        data_dir: s.data_dir.join("runner"),
+        api_url: joined.api_url,
+        ca_pem: joined.ca_pem,
+        cert_pem: joined.cert_pem,
+        key_pem: joined.key_pem,
+        runner_addr: kept(s.runner_addr, data.kept_port("runner")),
+        ingress_addr: kept(s.ingress_addr, data.kept_port("ingress")),
+        advertise_ip: None,
+        compiler: compiler()?,
+        registry_hosts: Vec::new(),
+        settings: Default::default(),
+    };
+    let runner = coracle_runner::start(config).await.map_err(|e| coded(&e))?;
+    data.keep_port("runner", runner.runner_addr().port()).map_err(|e| coded(&e))?;
+    data.keep_port("ingress", runner.ingress_addr().port()).map_err(|e| coded(&e))?;
+    let info = RunInfo { pid: std::process::id(), name, ingress: Some(ingress_url(&runner)), ..RunInfo::default() };
+    let file = RunFile::write(&s.data_dir, &info)?;
+    print::out(&format!("runner {} is ready\n  ingress  {}\nstop with Ctrl-C\n", info.name, info.ingress.as_deref().unwrap_or_default()));
+    stop_signal().await?;
+    drop(file);
+    runner.shutdown().await;
+    drop(data);
+    Ok(())
+}
+
+/// URL of a runner's ingress.
+pub fn ingress_url(runner: &Runner) -> String {
+    format!("http://{}", runner.ingress_addr())
+}
+
+/// A path that means the same from any folder.
+pub fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).to_string_lossy().into_owned()
+}
+
+/// Between two looks at the cluster while it starts.
+pub const LOOK: Duration = Duration::from_millis(20);

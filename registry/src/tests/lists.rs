@@ -1,0 +1,205 @@
+//! Tags, catalog, referrers, and walking their pages.
+
+use serde_json::{Value, json};
+
+use super::client::{Reply, Rig};
+use crate::digest::{Algorithm, Digest};
+use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
+
+/// The target of the `Link` header.
+fn next(reply: &Reply) -> Option<String> {
+    let link = reply.header("link");
+    let (target, rest) = link.strip_prefix('<')?.split_once('>')?;
+    assert_eq!(rest, "; rel=\"next\"");
+    Some(target.to_owned())
+}
+
+/// Follows the pages from `uri`, collecting `field`.
+async fn walk(rig: &Rig, uri: &str, field: &str) -> (Vec<Value>, usize) {
+    let (mut all, mut pages, mut at) = (Vec::new(), 0, Some(uri.to_owned()));
+    while let Some(uri) = at {
+        let reply = rig.get(&uri).await.expect(200);
+        all.extend(reply.json()[field].as_array().unwrap().clone());
+        pages += 1;
+        at = next(&reply);
+    }
+    (all, pages)
+}
+
+#[tokio::test]
+async fn tags_page_in_order() {
+    let rig = Rig::memory().await;
+    rig.get("/v2/demo/a/tags/list")
+        .await
+        .refused(404, "NAME_UNKNOWN");
+    let (_, manifest) = rig.push_image("demo/a", "b", "x").await;
+    for tag in ["a", "B", "c", "1.0", "_x"] {
+        rig.put_manifest("demo/a", tag, &manifest).await.expect(201);
+    }
+    rig.push_image("demo/a-b", "other", "x").await;
+    let want = json!(["1.0", "B", "_x", "a", "b", "c"]);
+    let all = rig.get("/v2/demo/a/tags/list").await.expect(200);
+    assert_eq!(all.json(), json!({ "name": "demo/a", "tags": want }));
+    assert!(next(&all).is_none());
+    for (n, pages) in [(1, 6), (2, 3), (4, 2), (6, 1), (100, 1)] {
+        let uri = format!("/v2/demo/a/tags/list?n={n}");
+        let (tags, count) = walk(&rig, &uri, "tags").await;
+        assert_eq!((Value::from(tags), count), (want.clone(), pages), "n={n}");
+    }
+    let after = rig.get("/v2/demo/a/tags/list?last=_x").await.expect(200);
+    assert_eq!(after.json()["tags"], json!(["a", "b", "c"]));
+    let between = rig.get("/v2/demo/a/tags/list?n=1&last=Z").await.expect(200);
+    assert_eq!(between.json()["tags"], json!(["_x"]));
+    let none = rig.get("/v2/demo/a/tags/list?n=0").await.expect(200);
+    assert_eq!(none.json()["tags"], json!([]));
+    assert!(next(&none).is_none());
+    rig.get("/v2/demo/a/tags/list?n=x").await.expect(400);
+}
+
+#[tokio::test]
+async fn more_tags_than_a_page_of_rows() {
+    let rig = Rig::memory().await;
+    let (digest, manifest) = rig.push_image("demo/a", "v", "x").await;
+    for batch in 0..40 {
+        let tags: Vec<String> = (0..60).map(|n| format!("tag=t{batch}-{n}")).collect();
+        let reference = format!("{digest}?{}", tags.join("&"));
+        rig.put_manifest("demo/a", &reference, &manifest)
+            .await
+            .expect(201);
+    }
+    let all = rig.get("/v2/demo/a/tags/list").await.expect(200);
+    assert_eq!(all.json()["tags"].as_array().unwrap().len(), 2_401);
+    let (tags, pages) = walk(&rig, "/v2/demo/a/tags/list?n=1200", "tags").await;
+    assert_eq!((tags.len(), pages), (2_401, 3));
+    rig.delete(&format!("/v2/demo/a/manifests/{digest}"))
+        .await
+        .expect(202);
+    let none = rig.get("/v2/demo/a/tags/list").await.expect(200);
+    assert_eq!(none.json()["tags"], json!([]));
+}
+
+#[tokio::test]
+async fn catalog() {
+    let rig = Rig::memory().await;
+    assert_eq!(
+        rig.get("/v2/_catalog").await.expect(200).json(),
+        json!({ "repositories": [] })
+    );
+    for name in ["b", "a/x", "a"] {
+        rig.push_image(name, "v1", "x").await;
+    }
+    rig.push_blob("only/blobs", b"x", Algorithm::Sha256).await;
+    let (names, pages) = walk(&rig, "/v2/_catalog?n=2", "repositories").await;
+    assert_eq!((Value::from(names), pages), (json!(["a", "a/x", "b"]), 2));
+}
+
+/// A signature-like manifest about `subject`.
+fn about(subject: &Digest, config: &Digest, artifact_type: Option<&str>, note: &str) -> Value {
+    let mut value = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": config.to_string(), "size": 2 },
+        "layers": [],
+        "subject": { "mediaType": OCI_MANIFEST, "digest": subject.to_string(), "size": 1 },
+        "annotations": { "note": note },
+    });
+    if let Some(kind) = artifact_type {
+        value["artifactType"] = json!(kind);
+    }
+    value
+}
+
+#[tokio::test]
+async fn referrers_are_never_404_and_filter_and_page() {
+    for algorithm in Algorithm::ALL {
+        let rig = Rig::memory().await;
+        let subject = algorithm.digest(b"pushed later or never");
+        let uri = format!("/v2/demo/a/referrers/{subject}");
+        let empty = rig.get(&uri).await.expect(200);
+        assert_eq!(empty.header("content-type"), OCI_INDEX);
+        assert_eq!(empty.json()["manifests"], json!([]));
+        rig.get("/v2/demo/a/referrers/nonsense")
+            .await
+            .refused(400, "DIGEST_INVALID");
+
+        let config = rig.push_blob("demo/a", b"{}", Algorithm::Sha256).await;
+        let long = "x".repeat(20_000);
+        let mut digests = Vec::new();
+        for (kind, note) in [
+            (Some("application/x+json"), "one"),
+            (Some("application/x+json"), long.as_str()),
+            (None, "three"),
+        ] {
+            let value = about(&subject, &config, kind, note);
+            let digest = Algorithm::Sha256.digest(value.to_string().as_bytes());
+            let put = rig
+                .put_manifest("demo/a", &digest.to_string(), &value)
+                .await
+                .expect(201);
+            assert_eq!(put.header("oci-subject"), subject.to_string());
+            digests.push(digest);
+        }
+        let all = rig.get(&uri).await.expect(200).json();
+        let listed = all["manifests"].as_array().unwrap();
+        assert_eq!(listed.len(), 3);
+        for entry in listed {
+            let at = digests
+                .iter()
+                .position(|d| entry["digest"] == d.to_string())
+                .unwrap();
+            assert_eq!(entry["annotations"]["note"], ["one", &long, "three"][at]);
+            let kind = [
+                "application/x+json",
+                "application/x+json",
+                "application/vnd.oci.empty.v1+json",
+            ][at];
+            assert_eq!(entry["artifactType"], kind);
+            assert_eq!(entry["mediaType"], OCI_MANIFEST);
+        }
+        for query in [
+            "artifactType=application/x+json",
+            "artifactType=application%2Fx%2Bjson",
+        ] {
+            let some = rig.get(&format!("{uri}?{query}")).await.expect(200);
+            assert_eq!(some.header("oci-filters-applied"), "artifactType");
+            assert_eq!(some.json()["manifests"].as_array().unwrap().len(), 2);
+        }
+        let paged = format!("{uri}?n=1&artifactType=application/x%2Bjson");
+        let (found, pages) = walk(&rig, &paged, "manifests").await;
+        assert_eq!((found.len(), pages), (2, 2));
+
+        rig.delete(&format!("/v2/demo/a/manifests/{}", digests[0]))
+            .await
+            .expect(202);
+        let rest = rig.get(&uri).await.expect(200).json();
+        assert_eq!(rest["manifests"].as_array().unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn referrers_of_the_fallback_tag_are_listed_too() {
+    let rig = Rig::memory().await;
+    let subject = Algorithm::Sha256.digest(b"subject");
+    let (old, _) = rig.push_image("demo/a", "old", "an old signature").await;
+    let config = rig.push_blob("demo/a", b"{}", Algorithm::Sha256).await;
+    let value = about(&subject, &config, None, "new");
+    let put = rig.put_manifest("demo/a", "new", &value).await.expect(201);
+    let new = put.header("docker-content-digest").to_owned();
+    let entry = |digest: &str| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": "a/old" });
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry(&old.to_string()), entry(&new)] });
+    let tag = format!("sha256-{}", subject.hex());
+    rig.put_manifest("demo/a", &tag, &index).await.expect(201);
+    let list = rig
+        .get(&format!("/v2/demo/a/referrers/{subject}"))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 2);
+    let some = rig
+        .get(&format!(
+            "/v2/demo/a/referrers/{subject}?artifactType=a/old"
+        ))
+        .await;
+    let some = some.expect(200).json();
+    assert_eq!(some["manifests"][0]["digest"], old.to_string());
+}

@@ -1,0 +1,220 @@
+//! Images: from a reference in a pod to Wasm bytes on this node's disk.
+//!
+//! A reference is resolved to a digest once for each pod; everything after that is by digest and checked against it, so
+//! it does not matter who served the bytes. Nothing pulled is ever executed as native code: what is stored is Wasm, and
+//! the engine compiles it itself.
+
+mod outside;
+mod reference;
+mod select;
+mod source;
+mod store;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use coracle_agent::{Image, Problem, PullFailure, PullPolicy};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::api::Api;
+use outside::Outside;
+use reference::{Place, Reference};
+use select::{Choice, choose};
+use source::{Embedded, FetchError, Source};
+use store::{Record, Store};
+
+/// Pulls at once: enough to fill a network, few enough to keep memory and disk calm.
+const PULLS_MAX: usize = 8;
+/// Indexes inside indexes followed.
+const INDEX_DEPTH_MAX: u32 = 3;
+/// Largest manifest read; the registry's own bound is 4 MiB.
+const MANIFEST_BYTES_MAX: usize = 4 << 20;
+
+/// Why there is no image, as the agent wants to hear it.
+pub(crate) type PullError = (PullFailure, Problem);
+
+/// Pulls images and keeps them.
+pub(crate) struct Images {
+    store: Store,
+    embedded: Embedded,
+    outside: Outside,
+    registry_hosts: Vec<String>,
+    permits: Semaphore,
+    /// One puller per reference or digest at a time; the others wait and find it done.
+    flights: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Images {
+    /// Opens the store in a directory.
+    pub fn open(dir: &Path, bytes_max: u64, api: Api, mut registry_hosts: Vec<String>) -> io::Result<Self> {
+        registry_hosts.extend(["localhost:5000", "127.0.0.1:5000"].map(String::from));
+        Ok(Self {
+            store: Store::open(dir, bytes_max)?,
+            embedded: Embedded::new(api),
+            outside: Outside::default(),
+            registry_hosts,
+            permits: Semaphore::new(PULLS_MAX),
+            flights: Mutex::default(),
+        })
+    }
+
+    /// The file of a Wasm layer.
+    pub fn wasm(&self, digest: &str) -> PathBuf {
+        self.store.blob(digest)
+    }
+
+    fn flight(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.retain(|_, f| f.strong_count() > 0);
+        if let Some(flight) = flights.get(name).and_then(Weak::upgrade) {
+            return flight;
+        }
+        let flight = Arc::new(tokio::sync::Mutex::new(()));
+        flights.insert(name.to_string(), Arc::downgrade(&flight));
+        flight
+    }
+
+    /// Makes sure that an image is here.
+    pub async fn pull(&self, image: &str, policy: PullPolicy, known_digest: Option<&str>) -> Result<Image, PullError> {
+        let reference = Reference::parse(image, &self.registry_hosts).map_err(|why| {
+            let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
+            (PullFailure::InvalidName, Problem::new("E_IMAGE_NAME", format!("{image:?} is not an image name: {why}"), fix))
+        })?;
+        let flight = self.flight(image);
+        let _alone = flight.lock().await;
+        let mut digest = reference.digest.clone().or_else(|| known_digest.map(String::from));
+        if digest.is_none() && policy != PullPolicy::Always {
+            digest = self.store.tag(image).map_err(|e| disk(&e))?;
+        }
+        if let Some(record) = digest.as_deref().and_then(|d| self.store.image(d)) {
+            return Ok(reference.image(&record));
+        }
+        if policy == PullPolicy::Never {
+            let problem = Problem::new(
+                "E_IMAGE_NEVER_PULL",
+                format!("{image} is not on this node, and imagePullPolicy is Never"),
+                "Use imagePullPolicy IfNotPresent",
+            );
+            return Err((PullFailure::NeverPull, problem));
+        }
+        let _permit = self.permits.acquire().await.map_err(|e| disk(&io::Error::other(e)))?;
+        let record = match &reference.place {
+            Place::Embedded => self.fetch(&self.embedded, &reference, digest).await,
+            Place::Outside(_) => {
+                let source = self.outside.source(&reference).map_err(|e| failed(&reference, &e))?;
+                self.fetch(&source, &reference, digest).await
+            }
+        }?;
+        if reference.digest.is_none() {
+            let (store, image, digest) = (self.store.clone(), image.to_string(), record.digest.clone());
+            off_thread(move || store.set_tag(&image, &digest)).await?;
+        }
+        Ok(reference.image(&record))
+    }
+
+    /// Manifest, choice, layer. `digest` is the manifest to get if it is known, else the tag says.
+    async fn fetch(&self, source: &impl Source, reference: &Reference, digest: Option<String>) -> Result<Record, PullError> {
+        let what = digest.clone().unwrap_or_else(|| reference.tag.clone());
+        let (mut bytes, mut found) = manifest(source, reference, &what).await?;
+        let top = found.clone();
+        if let Some(record) = self.store.image(&top) {
+            return Ok(record);
+        }
+        for _ in 0..=INDEX_DEPTH_MAX {
+            match choose(&bytes).map_err(|why| unsupported(reference, &why))? {
+                Choice::Layer { digest, size } => {
+                    if size > coracle_engine::MAX_WASM_BYTES as u64 {
+                        let why = format!("its layer has {size} bytes, and {} are the limit", coracle_engine::MAX_WASM_BYTES);
+                        return Err(unsupported(reference, &why));
+                    }
+                    self.layer(source, reference, &digest, size).await?;
+                    let record = Record { digest: top, wasm: digest };
+                    let (store, kept) = (self.store.clone(), record.clone());
+                    off_thread(move || store.set_image(&kept).and_then(|()| store.prune(&kept.wasm))).await?;
+                    return Ok(record);
+                }
+                Choice::Manifest { digest } => (bytes, found) = manifest(source, reference, &digest).await?,
+                Choice::AskConfig { digest } => {
+                    let config = source.blob_small(reference, &digest).await.map_err(|e| failed(reference, &e))?;
+                    return Err(unsupported(reference, &select::describe(&config)));
+                }
+            }
+        }
+        Err(unsupported(reference, &format!("its index {found} leads to ever more indexes")))
+    }
+
+    async fn layer(&self, source: &impl Source, reference: &Reference, digest: &str, size: u64) -> Result<(), PullError> {
+        if self.store.has(digest) {
+            return Ok(());
+        }
+        let flight = self.flight(digest);
+        let _alone = flight.lock().await;
+        if self.store.has(digest) {
+            return Ok(());
+        }
+        let mut writer = self.store.writer(digest, size).map_err(|e| disk(&e))?;
+        source.blob(reference, digest, &mut writer).await.map_err(|e| failed(reference, &e))?;
+        tokio::task::spawn_blocking(move || writer.finish())
+            .await
+            .map_err(|e| disk(&io::Error::other(e)))?
+            .map_err(|e| failed(reference, &e))
+    }
+}
+
+/// Disk work that may wait for the disk.
+async fn off_thread(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), PullError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| disk(&e))
+}
+
+/// Gets a manifest and checks it against the digest asked for.
+async fn manifest(source: &impl Source, reference: &Reference, what: &str) -> Result<(Vec<u8>, String), PullError> {
+    let bytes = source.manifest(reference, what).await.map_err(|e| failed(reference, &e))?;
+    let found = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
+    if what.starts_with("sha256:") && what != found {
+        let e = FetchError::Corrupt(format!("the manifest asked for as {what} has digest {found}"));
+        return Err(failed(reference, &e));
+    }
+    Ok((bytes, found))
+}
+
+fn failed(reference: &Reference, error: &FetchError) -> PullError {
+    let name = &reference.original;
+    let problem = match (error, &reference.place) {
+        (FetchError::NotFound, Place::Embedded) => Problem::new(
+            "E_IMAGE_NOT_FOUND",
+            format!("{name} is not in the cluster's registry"),
+            "Push it with `coracle push FILE NAME:TAG`, or write the registry's host in front of the name",
+        ),
+        (FetchError::NotFound, Place::Outside(host)) => Problem::new(
+            "E_IMAGE_NOT_FOUND",
+            format!("{name} is not at {host}"),
+            "Check the name and the tag",
+        ),
+        (FetchError::Denied(why), _) => Problem::new(
+            "E_IMAGE_DENIED",
+            format!("{name} may not be pulled: {why}"),
+            "Make the image public, or push it to the cluster's registry",
+        ),
+        (FetchError::Corrupt(why), _) => {
+            Problem::new("E_IMAGE_CORRUPT", format!("{name} arrived damaged: {why}"), "Push the image again")
+        }
+        (FetchError::Unreachable(why), _) => {
+            Problem::new("E_IMAGE_UNREACHABLE", format!("{name} cannot be fetched: {why}"), "Check the registry and the network")
+        }
+        (FetchError::Disk(e), _) => return disk(e),
+    };
+    (PullFailure::Pull, problem)
+}
+
+fn unsupported(reference: &Reference, why: &str) -> PullError {
+    let fix = "Use an image that holds a WebAssembly component; `coracle push FILE NAME` makes one";
+    (PullFailure::Unsupported, Problem::new("E_IMAGE_UNSUPPORTED", format!("{} cannot run here: {why}", reference.original), fix))
+}
+
+fn disk(error: &io::Error) -> PullError {
+    let fix = "Free space in the node's data directory and check its permissions";
+    (PullFailure::Pull, Problem::new("E_IMAGE_STORE", format!("the node cannot store images: {error}"), fix))
+}

@@ -1,0 +1,126 @@
+//! Registries outside the cluster, asked anonymously over HTTPS (plain HTTP for loopback hosts).
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use oci_distribution::client::{Client, ClientConfig, ClientProtocol};
+use oci_distribution::errors::{OciDistributionError as OciError, OciErrorCode};
+use oci_distribution::manifest::OciDescriptor;
+use oci_distribution::secrets::RegistryAuth;
+
+use super::reference::{Place, Reference};
+use super::source::{FetchError, MANIFEST_TYPES, SMALL_BYTES_MAX, Source};
+use super::store::Writer;
+use crate::api::chain;
+
+/// Time to connect, and longest silence of an answer.
+const TIMEOUTS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
+
+/// Clients for registries outside, made at first use: most clusters never need one.
+#[derive(Default)]
+pub(super) struct Outside {
+    https: OnceLock<Result<Client, String>>,
+    http: OnceLock<Result<Client, String>>,
+}
+
+/// One registry outside.
+pub(super) struct Remote {
+    client: Client,
+    host: String,
+}
+
+impl Outside {
+    /// The registry of a reference.
+    pub fn source(&self, reference: &Reference) -> Result<Remote, FetchError> {
+        let Place::Outside(host) = &reference.place else { return Err(FetchError::NotFound) };
+        let name = host.split(':').next().unwrap_or(host);
+        let plain = name == "localhost" || name.starts_with("127.");
+        let (cell, protocol) =
+            if plain { (&self.http, ClientProtocol::Http) } else { (&self.https, ClientProtocol::Https) };
+        let made = cell.get_or_init(|| {
+            let config = ClientConfig {
+                protocol,
+                connect_timeout: Some(TIMEOUTS.0),
+                read_timeout: Some(TIMEOUTS.1),
+                platform_resolver: None,
+                ..ClientConfig::default()
+            };
+            Client::try_from(config).map_err(|e| chain(&e))
+        });
+        let client = made.clone().map_err(FetchError::Unreachable)?;
+        // Docker Hub's API is not where its name points.
+        let host = if host == "docker.io" { "index.docker.io" } else { host };
+        Ok(Remote { client, host: host.into() })
+    }
+}
+
+impl Remote {
+    fn reference(&self, of: &Reference, what: &str) -> oci_distribution::Reference {
+        let mut repository = of.repository.clone();
+        if self.host == "index.docker.io" && !repository.contains('/') {
+            repository = format!("library/{repository}");
+        }
+        if what.starts_with("sha256:") {
+            oci_distribution::Reference::with_digest(self.host.clone(), repository, what.into())
+        } else {
+            oci_distribution::Reference::with_tag(self.host.clone(), repository, what.into())
+        }
+    }
+}
+
+fn descriptor(digest: &str) -> OciDescriptor {
+    OciDescriptor { digest: digest.into(), ..OciDescriptor::default() }
+}
+
+fn translate(error: OciError) -> FetchError {
+    match error {
+        OciError::ImageManifestNotFoundError(_) | OciError::ServerError { code: 404, .. } => FetchError::NotFound,
+        OciError::UnauthorizedError { .. }
+        | OciError::AuthenticationFailure(_)
+        | OciError::ServerError { code: 401 | 403, .. } => {
+            FetchError::Denied("the registry asks for a login, and none is configured".into())
+        }
+        OciError::RegistryError { envelope, .. }
+            if envelope.errors.iter().any(|e| {
+                use OciErrorCode::{BlobUnknown, ManifestUnknown, NameUnknown, NotFound};
+                matches!(e.code, BlobUnknown | ManifestUnknown | NameUnknown | NotFound)
+            }) =>
+        {
+            FetchError::NotFound
+        }
+        OciError::DigestError(e) => FetchError::Corrupt(chain(&e)),
+        OciError::IoError(e) => FetchError::Unreachable(chain(&e)),
+        other => FetchError::Unreachable(chain(&other)),
+    }
+}
+
+impl Source for Remote {
+    async fn manifest(&self, of: &Reference, what: &str) -> Result<Vec<u8>, FetchError> {
+        let reference = self.reference(of, what);
+        let got = self.client.pull_manifest_raw(&reference, &RegistryAuth::Anonymous, &MANIFEST_TYPES).await;
+        got.map(|(bytes, _)| bytes.to_vec()).map_err(translate)
+    }
+
+    async fn blob(&self, of: &Reference, digest: &str, into: &mut Writer) -> Result<(), FetchError> {
+        let layer = descriptor(digest);
+        let mut stream = self.client.pull_blob_stream(&self.reference(of, &of.tag), &layer).await.map_err(translate)?;
+        while let Some(chunk) = stream.next().await {
+            into.write(&chunk.map_err(|e| FetchError::Unreachable(format!("the layer broke off: {e}")))?)?;
+        }
+        Ok(())
+    }
+
+    async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {
+        let layer = descriptor(digest);
+        let mut stream = self.client.pull_blob_stream(&self.reference(of, &of.tag), &layer).await.map_err(translate)?;
+        let mut all = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            all.extend_from_slice(&chunk.map_err(|e| FetchError::Unreachable(e.to_string()))?);
+            if all.len() > SMALL_BYTES_MAX {
+                return Err(FetchError::Corrupt("its configuration is too large".into()));
+            }
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,88 @@
+//! The embedded registry: its bytes under `DATA/registry`, its rows in the replicated state, and who may use it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_api::Timestamp;
+use coracle_registry::authorise::{Access, Action, Authorise, Verdict};
+use coracle_registry::{BoxFuture, Clock, Limits, Parts, Registry, blobs};
+use coracle_server::Identity;
+use coracle_server::identity::{MASTERS, MEMBERS, NODES};
+use coracle_state::{Propose, Views};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::StartError;
+use crate::meta::ReplicatedMeta;
+
+/// How often unreferenced blobs are looked for. Nothing younger than an hour is taken, so more often finds little more.
+const COLLECT_EVERY: Duration = Duration::from_secs(600);
+
+/// Put into requests of the plain listener: whoever reaches it may do everything (see `E_REGISTRY_OPEN`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain;
+
+struct Permissions;
+
+impl Authorise for Permissions {
+    fn authorise<'a>(&'a self, access: Access<'a>) -> BoxFuture<'a, Verdict> {
+        Box::pin(std::future::ready(decide(&access)))
+    }
+}
+
+fn decide(access: &Access) -> Verdict {
+    if access.extensions.get::<Plain>().is_some() {
+        return Verdict::Allow;
+    }
+    let anonymous = Identity::anonymous();
+    let who = access.extensions.get::<Identity>().unwrap_or(&anonymous);
+    let reads = matches!(access.action, Action::Ping | Action::Pull);
+    if who.in_group(MASTERS) || who.in_group(MEMBERS) || (reads && who.in_group(NODES)) {
+        return Verdict::Allow;
+    }
+    if who.is_anonymous() {
+        return Verdict::Deny("E_REGISTRY_ANONYMOUS: this listener takes client certificates of the cluster; without one use the --registry-addr listener".into());
+    }
+    Verdict::Deny(format!("{} may not do this in the registry", who.user))
+}
+
+struct Time(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock for Time {
+    fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+/// Opens the registry of this member.
+pub(crate) async fn open(
+    dir: &Path,
+    propose: Arc<dyn Propose>,
+    views: Arc<dyn Views>,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+) -> Result<Arc<Registry>, StartError> {
+    let disk = blobs::disk::open(dir).map_err(|e| StartError::Registry(e.to_string()))?;
+    let parts = Parts {
+        blobs: Arc::new(disk),
+        meta: Arc::new(ReplicatedMeta::new(propose, views)),
+        limits: Limits::default(),
+        clock: Arc::new(Time(clock)),
+        authorise: Arc::new(Permissions),
+    };
+    Registry::open(parts).await.map_err(|e| StartError::Registry(format!("E_REGISTRY: {e}; check the disk under {}", dir.display())))
+}
+
+/// Collects garbage until told to stop.
+pub(crate) async fn collect(registry: Arc<Registry>, clock: Arc<dyn Fn() -> Timestamp + Send + Sync>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(COLLECT_EVERY) => {}
+        }
+        match registry.collect(clock()).await {
+            Ok(report) if report.blobs_removed > 0 => tracing::info!(?report, "registry garbage collected"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %error.message, "registry garbage collection did not finish; it is tried again later"),
+        }
+    }
+}

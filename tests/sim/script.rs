@@ -1,0 +1,1 @@
+//! Scripts: a cluster in words, for golden files. Filled in below.
