@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use coracle_engine::inspect::{Inspected, inspect};
+use coracle_engine::{Inspected, inspect};
+use coracle_registry::digest::Digest;
+use coracle_registry::manifest::OCI_MANIFEST;
 use coracle_registry::wasm;
 use http::{Method, Request, StatusCode};
 use kube::client::Body;
@@ -12,6 +14,9 @@ use crate::args::{PullArgs, PushArgs};
 use crate::client::{Client, collect};
 use crate::error::{self, CliError, Result};
 use crate::print;
+
+/// Indexes inside indexes that are followed.
+const INDEX_DEPTH_MAX: usize = 3;
 
 /// An image name taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,19 +91,19 @@ pub fn read_component(path: &Path) -> Result<Component> {
 /// Pushes a component to the cluster's registry; answers the manifest's digest.
 pub async fn push_component(client: &Client, component: &Component, image: &Image) -> Result<String> {
     let artifact = artifact(component);
-    for (digest, bytes) in [(&artifact.layer_digest, &component.bytes), (&artifact.config_digest, &artifact.config.to_vec())] {
-        push_blob(client, &image.name, digest, bytes).await?;
+    for (digest, bytes) in [(&artifact.layer_digest, &component.bytes[..]), (&artifact.config_digest, &artifact.config[..])] {
+        push_blob(client, &image.name, &digest.to_string(), bytes).await?;
     }
     let path = format!("/v2/{}/manifests/{}", image.name, image.tag);
-    let request = Request::put(&path).header("content-type", wasm::MANIFEST_TYPE).body(Body::from(artifact.manifest.to_vec()));
+    let request = Request::put(&path).header("content-type", OCI_MANIFEST).body(Body::from(artifact.manifest.to_vec()));
     let (status, bytes, _) = send(client, request).await?;
-    if status == StatusCode::CREATED { Ok(artifact.manifest_digest) } else { Err(refused(&path, status, &bytes)) }
+    if status == StatusCode::CREATED { Ok(artifact.manifest_digest.to_string()) } else { Err(refused(&path, status, &bytes)) }
 }
 
 fn artifact(component: &Component) -> wasm::Artifact {
-    let kind = if component.inspected.core { wasm::WasmKind::Module } else { wasm::WasmKind::Component };
+    let kind = if component.inspected.core { wasm::Kind::Module } else { wasm::Kind::Component };
     // No creation time: the same bytes give the same image, so a second `up` or `deploy` pushes nothing.
-    wasm::artifact(&component.bytes, &component.title, kind, component.inspected.imports.iter().map(|i| i.name.clone()).collect(), component.inspected.exports.clone(), None)
+    wasm::artifact(&component.bytes, &component.title, kind, component.inspected.imports.iter().map(|i| i.name.clone()).collect(), component.inspected.exports.clone(), coracle_api::Timestamp::UNIX_EPOCH)
 }
 
 async fn push_blob(client: &Client, name: &str, digest: &str, bytes: &[u8]) -> Result<()> {
@@ -171,20 +176,41 @@ pub async fn pull(args: PullArgs) -> Result<()> {
 
 async fn pull_bytes(client: &Client, image: &Image) -> Result<Vec<u8>> {
     let path = format!("/v2/{}/manifests/{}", image.name, image.reference());
-    let accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
-    let (status, manifest, _) = send(client, Request::get(&path).header("accept", accept).body(Body::from(Vec::new()))).await?;
+    let accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+    let (status, mut manifest, _) = send(client, Request::get(&path).header("accept", accept).body(Body::from(Vec::new()))).await?;
     if status != StatusCode::OK {
         return Err(refused(&path, status, &manifest));
     }
-    let layer = wasm::select_layer(&manifest, None)
-        .map_err(|e| CliError::new("E_IMAGE_UNSUPPORTED", e.to_string()).fix("push a .wasm file with `coracle push FILE NAME:TAG`"))?;
+    for _ in 0..INDEX_DEPTH_MAX {
+        if !wasm::is_index(None, &manifest) {
+            break;
+        }
+        let inner = wasm::select_manifest(&manifest).map_err(|e| unsupported(&e))?;
+        let path = format!("/v2/{}/manifests/{}", image.name, inner.digest);
+        let (status, bytes, _) = send(client, Request::get(&path).header("accept", accept).body(Body::from(Vec::new()))).await?;
+        if status != StatusCode::OK {
+            return Err(refused(&path, status, &bytes));
+        }
+        manifest = bytes;
+    }
+    let layer = wasm::select_layer(&manifest, None).map_err(|e| unsupported(&e))?;
     let path = format!("/v2/{}/blobs/{}", image.name, layer.digest);
     let (status, bytes, _) = send(client, Request::get(&path).body(Body::from(Vec::new()))).await?;
     if status != StatusCode::OK {
         return Err(refused(&path, status, &bytes));
     }
-    wasm::verify(&layer.digest, &bytes).map_err(|e| CliError::new("E_DIGEST", e.to_string()))?;
+    verify(&layer.digest, &bytes)?;
     Ok(bytes)
+}
+
+fn unsupported(e: &wasm::Unsupported) -> CliError {
+    CliError::new("E_IMAGE_UNSUPPORTED", format!("the image {e}")).fix("push a .wasm file with `coracle push FILE NAME:TAG`")
+}
+
+/// What arrived is what was named.
+fn verify(digest: &Digest, bytes: &[u8]) -> Result<()> {
+    let found = digest.algorithm().digest(bytes);
+    if found == *digest { Ok(()) } else { Err(CliError::new("E_DIGEST", format!("the registry sent {found} for {digest}")).fix("push the image again")) }
 }
 
 /// Registries other than the cluster's own, through the OCI client.
@@ -219,12 +245,12 @@ mod outside {
     }
 
     pub async fn push(host: &str, image: &Image, bytes: &[u8], artifact: &Artifact) -> Result<String> {
-        let layer = ImageLayer::new(bytes.to_vec(), super::wasm::LAYER_TYPE.into(), None);
-        let config = Config::new(artifact.config.to_vec(), super::wasm::CONFIG_TYPE.into(), None);
+        let layer = ImageLayer::new(bytes.to_vec(), super::wasm::LAYER.into(), None);
+        let config = Config::new(artifact.config.to_vec(), super::wasm::CONFIG.into(), None);
         let manifest: OciImageManifest = serde_json::from_slice(&artifact.manifest).map_err(|e| failed(&e))?;
         let reference = reference(host, image)?;
         client(host)?.push(&reference, &[layer], config, &RegistryAuth::Anonymous, Some(manifest)).await.map_err(|e| failed(&e))?;
-        Ok(artifact.manifest_digest.clone())
+        Ok(artifact.manifest_digest.to_string())
     }
 
     pub async fn pull(host: &str, image: &Image) -> Result<Vec<u8>> {
@@ -233,11 +259,10 @@ mod outside {
         let auth = RegistryAuth::Anonymous;
         let accepted = ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
         let (manifest, _) = client.pull_manifest_raw(&reference, &auth, &accepted).await.map_err(|e| failed(&e))?;
-        let layer = super::wasm::select_layer(&manifest, None)
-            .map_err(|e| CliError::new("E_IMAGE_UNSUPPORTED", e.to_string()).fix("name an image that holds a Wasm component"))?;
+        let layer = super::wasm::select_layer(&manifest, None).map_err(|e| super::unsupported(&e))?;
         let mut bytes = Vec::new();
-        client.pull_blob(&reference, layer.digest.as_str(), &mut bytes).await.map_err(|e| failed(&e))?;
-        super::wasm::verify(&layer.digest, &bytes).map_err(|e| CliError::new("E_DIGEST", e.to_string()))?;
+        client.pull_blob(&reference, layer.digest.to_string().as_str(), &mut bytes).await.map_err(|e| failed(&e))?;
+        super::verify(&layer.digest, &bytes)?;
         Ok(bytes)
     }
 }

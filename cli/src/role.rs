@@ -126,16 +126,16 @@ pub async fn runner(args: RunnerArgs) -> Result<()> {
     let data = DataDir::open(&s.data_dir, s.name.as_deref()).map_err(|e| coded(&e))?;
     RunFile::clear(&s.data_dir);
     let name = data.identity().name.clone();
-    let joined = coracle_runner::join::join_or_load(&s.data_dir, &name, s.join.as_deref(), s.token.as_deref()).await.map_err(|e| coded(&e))?;
+    let (api_url, identity) = membership(&s, &name).await?;
     free(s.ingress_addr, "--ingress-addr")?;
     free(s.runner_addr, "--runner-addr")?;
     let config = RunnerConfig {
         name: name.clone(),
         data_dir: s.data_dir.join("runner"),
-        api_url: joined.api_url,
-        ca_pem: joined.ca_pem,
-        cert_pem: joined.cert_pem,
-        key_pem: joined.key_pem,
+        api_url,
+        ca_pem: identity.ca_pem,
+        cert_pem: identity.cert_pem,
+        key_pem: identity.key_pem,
         runner_addr: kept(s.runner_addr, data.kept_port("runner")),
         ingress_addr: kept(s.ingress_addr, data.kept_port("ingress")),
         advertise_ip: None,
@@ -156,9 +156,29 @@ pub async fn runner(args: RunnerArgs) -> Result<()> {
     Ok(())
 }
 
+/// The certificate of an earlier join, or a new one for `--join` and `--token`; and the API's URL, kept beside it.
+async fn membership(s: &Settings, name: &str) -> Result<(String, coracle_runner::join::Identity)> {
+    let kept = s.data_dir.join("api");
+    let had = coracle_runner::join::load(&s.data_dir).map_err(|e| coded(&e))?;
+    let api = s.join.clone().or_else(|| std::fs::read_to_string(&kept).ok().map(|t| t.trim().to_string()));
+    let Some(api) = api else {
+        return Err(CliError::new("E_JOIN", "this runner belongs to no cluster yet")
+            .fix("start it once with --join HOST:PORT --token TOKEN; `coracle token create --role runner` makes a token"));
+    };
+    let identity = match (had, &s.token) {
+        (Some(identity), _) => identity,
+        (None, Some(token)) => coracle_runner::join::join(&s.data_dir, &api, token, name).await.map_err(|e| coded(&e))?,
+        (None, None) => {
+            return Err(CliError::new("E_JOIN_TOKEN", "a first join needs --token").fix("make one with `coracle token create --role runner`"));
+        }
+    };
+    std::fs::write(&kept, format!("{api}\n")).map_err(|e| crate::error::file(&kept, &e))?;
+    Ok((format!("https://{api}"), identity))
+}
+
 /// URL of a runner's ingress.
 pub fn ingress_url(runner: &Runner) -> String {
-    format!("http://{}", runner.ingress_addr())
+    runner.ingress_url()
 }
 
 /// A path that means the same from any folder.

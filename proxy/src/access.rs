@@ -46,7 +46,12 @@ impl Note {
         let mut text = String::with_capacity(host.len() + path.len());
         text.push_str(host);
         text.push_str(path);
-        Self { method: method.clone(), text: text.into(), host_len: host.len(), client }
+        Self {
+            method: method.clone(),
+            text: text.into(),
+            host_len: host.len(),
+            client,
+        }
     }
 }
 
@@ -100,7 +105,9 @@ impl Writer {
     /// Starts the writer and makes the ends of `places` cores.
     pub fn start(places: usize, enabled: bool) -> std::io::Result<(Self, Vec<Log>)> {
         let stop = Arc::new(AtomicBool::new(false));
-        let wanted = Arc::new(AtomicBool::new(enabled && tracing::enabled!(target: "access", tracing::Level::INFO)));
+        let wanted = Arc::new(AtomicBool::new(
+            enabled && tracing::enabled!(target: "access", tracing::Level::INFO),
+        ));
         let mut senders = Vec::new();
         let mut queues = Vec::new();
         for _ in 0..places {
@@ -109,14 +116,21 @@ impl Writer {
             senders.push((sender, backlog.clone()));
             queues.push(Queue { records, backlog });
         }
-        let thread = std::thread::Builder::new().name("proxy-log".into()).spawn({
-            let (stop, wanted) = (stop.clone(), wanted.clone());
-            move || write(&queues, &stop, enabled.then_some(&wanted))
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("proxy-log".into())
+            .spawn({
+                let (stop, wanted) = (stop.clone(), wanted.clone());
+                move || write(&queues, &stop, enabled.then_some(&wanted))
+            })?;
         let writer = thread.thread().clone();
         let logs = senders
             .into_iter()
-            .map(|(queue, backlog)| Log { queue, backlog, wanted: wanted.clone(), writer: writer.clone() })
+            .map(|(queue, backlog)| Log {
+                queue,
+                backlog,
+                wanted: wanted.clone(),
+                writer: writer.clone(),
+            })
             .collect();
         Ok((Self { stop, thread }, logs))
     }
@@ -142,7 +156,10 @@ fn write(queues: &[Queue], stop: &AtomicBool, wanted: Option<&Arc<AtomicBool>>) 
         let stopping = stop.load(Relaxed);
         // Asked here, because subscribers come and go (and may filter by thread).
         if let Some(wanted) = wanted {
-            wanted.store(tracing::enabled!(target: "access", tracing::Level::INFO), Relaxed);
+            wanted.store(
+                tracing::enabled!(target: "access", tracing::Level::INFO),
+                Relaxed,
+            );
         }
         let mut written = 0;
         for queue in queues {

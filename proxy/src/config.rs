@@ -23,7 +23,10 @@ pub struct PeerConfig {
 impl PeerConfig {
     /// Peers whose certificates carry the node's name as a DNS name.
     pub fn new(tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { tls, name: Arc::new(|node| ServerName::try_from(node.to_string()).ok()) }
+        Self {
+            tls,
+            name: Arc::new(|node| ServerName::try_from(node.to_string()).ok()),
+        }
     }
 }
 

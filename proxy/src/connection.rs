@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -62,6 +62,8 @@ pub(crate) struct ConnState {
     writing_since_ms: Cell<u64>,
     verdict: Cell<Option<Verdict>>,
     finishing: Cell<bool>,
+    /// Reading waits for the open requests to be answered.
+    is_parked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -70,7 +72,8 @@ impl ConnState {
         let text = client.map_or_else(|| "unknown".to_string(), |ip| ip.to_string());
         Self {
             client,
-            forwarded_for: HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown")),
+            forwarded_for: HeaderValue::from_str(&text)
+                .unwrap_or(HeaderValue::from_static("unknown")),
             opened_ms: now_ms,
             open_requests: Cell::new(0),
             since_ms: Cell::new(now_ms),
@@ -79,6 +82,7 @@ impl ConnState {
             writing_since_ms: Cell::new(0),
             verdict: Cell::new(None),
             finishing: Cell::new(false),
+            is_parked: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -89,6 +93,10 @@ impl ConnState {
             return;
         }
         self.verdict.set(Some(verdict));
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -97,7 +105,9 @@ impl ConnState {
     /// What the core should do about this connection now.
     pub fn judge(&self, now_ms: u64, head_ms: u64, idle_ms: u64, age_ms: u64) -> Option<Verdict> {
         let overdue = |since: u64, limit: u64| since != 0 && now_ms.saturating_sub(since) >= limit;
-        if overdue(self.writing_since_ms.get(), idle_ms) || overdue(self.reading_since_ms.get(), idle_ms) {
+        if overdue(self.writing_since_ms.get(), idle_ms)
+            || overdue(self.reading_since_ms.get(), idle_ms)
+        {
             return Some(Verdict::Abort);
         }
         if self.open_requests.get() == 0 {
@@ -108,7 +118,8 @@ impl ConnState {
                 _ => {}
             }
         }
-        (!self.finishing.get() && now_ms.saturating_sub(self.opened_ms) >= age_ms).then_some(Verdict::Finish)
+        (!self.finishing.get() && now_ms.saturating_sub(self.opened_ms) >= age_ms)
+            .then_some(Verdict::Finish)
     }
 }
 
@@ -121,14 +132,22 @@ struct OpenRequest {
 impl OpenRequest {
     fn new(conn: &Rc<ConnState>, core: &Rc<Core>) -> Self {
         conn.open_requests.set(conn.open_requests.get() + 1);
-        Self { conn: conn.clone(), core: core.clone() }
+        Self {
+            conn: conn.clone(),
+            core: core.clone(),
+        }
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.conn.open_requests.set(self.conn.open_requests.get() - 1);
+        self.conn
+            .open_requests
+            .set(self.conn.open_requests.get() - 1);
         self.conn.since_ms.set(self.core.now_ms.get());
+        if self.conn.is_parked.replace(false) {
+            self.conn.wake();
+        }
     }
 }
 
@@ -142,7 +161,10 @@ impl http_body::Body for EdgeBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -170,6 +192,15 @@ impl Guarded {
         io::Error::new(io::ErrorKind::InvalidData, "the request is ambiguous")
     }
 
+    /// The request before the bad one is answered first; its end wakes the connection.
+    fn refuse_when_answered(&self) -> Poll<io::Result<()>> {
+        if self.conn.open_requests.get() == 0 {
+            return Poll::Ready(Err(Self::refuse()));
+        }
+        self.conn.is_parked.set(true);
+        Poll::Pending
+    }
+
     fn note_written(&self, is_pending: bool) {
         let waiting = &self.conn.writing_since_ms;
         if !is_pending {
@@ -181,11 +212,14 @@ impl Guarded {
 }
 
 impl AsyncRead for Guarded {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.violation.is_some() {
-            // The request before the bad one is answered first; hyper asks again when it is.
-            return if this.conn.open_requests.get() > 0 { Poll::Pending } else { Poll::Ready(Err(Self::refuse())) };
+            return this.refuse_when_answered();
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
@@ -199,7 +233,11 @@ impl AsyncRead for Guarded {
                     buf.set_filled(before + stop.good);
                     if stop.good == 0 {
                         let answer_first = was != Place::Body && this.conn.open_requests.get() > 0;
-                        return if answer_first { Poll::Pending } else { Poll::Ready(Err(Self::refuse())) };
+                        return if answer_first {
+                            this.refuse_when_answered()
+                        } else {
+                            Poll::Ready(Err(Self::refuse()))
+                        };
                     }
                 }
                 let place = this.guard.place();
@@ -207,7 +245,9 @@ impl AsyncRead for Guarded {
                     this.conn.since_ms.set(now_ms);
                 }
             }
-            Poll::Pending if this.guard.place() == Place::Body && this.conn.reading_since_ms.get() == 0 => {
+            Poll::Pending
+                if this.guard.place() == Place::Body && this.conn.reading_since_ms.get() == 0 =>
+            {
                 this.conn.reading_since_ms.set(now_ms.max(1));
             }
             Poll::Ready(Err(_)) | Poll::Pending => {}
@@ -217,7 +257,11 @@ impl AsyncRead for Guarded {
 }
 
 impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note_written(polled.is_pending());
         polled
@@ -261,23 +305,42 @@ enum End {
 
 /// Serves a connection until it closes.
 pub(crate) async fn serve(core: Rc<Core>, stream: TcpStream, conn: Rc<ConnState>) {
-    let io = Guarded { stream, guard: Guard::new(), violation: None, conn: conn.clone(), core: core.clone() };
+    let io = Guarded {
+        stream,
+        guard: Guard::new(),
+        violation: None,
+        conn: conn.clone(),
+        core: core.clone(),
+    };
     let service = service_fn({
         let (core, conn) = (core.clone(), conn.clone());
         move |req: Request<Incoming>| {
             let open = OpenRequest::new(&conn, &core);
             let (core, conn) = (core.clone(), conn.clone());
             async move {
-                let response: Response<Tracked> = edge::serve(&core.per, &conn, req).await;
+                let mut response: Response<Tracked> = edge::serve(&core.per, &conn, req).await;
+                if conn.finishing.get() {
+                    // hyper closes without saying so, and the client would send its next request into the void.
+                    response
+                        .headers_mut()
+                        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, BoxError>(response.map(|body| EdgeBody { body, _open: open }))
             }
         }
     });
     let mut http = http1::Builder::new();
-    http.header_read_timeout(None).max_buf_size(BUFFER_BYTES_MAX).pipeline_flush(true);
+    http.header_read_timeout(None)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .pipeline_flush(true);
     let mut hyper = http.serve_connection(TokioIo::new(io), service);
     let end = poll_fn(|cx| {
-        if !conn.waker.borrow().as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+        if !conn
+            .waker
+            .borrow()
+            .as_ref()
+            .is_some_and(|w| w.will_wake(cx.waker()))
+        {
             conn.waker.replace(Some(cx.waker().clone()));
         }
         match conn.verdict.take() {
@@ -301,9 +364,11 @@ pub(crate) async fn serve(core: Rc<Core>, stream: TcpStream, conn: Rc<ConnState>
         (End::Done | End::Broken, Some(violation)) => {
             Failure::bad_request(violation.message()).fix("send the request as RFC 9112 says")
         }
-        (End::Told(Verdict::HeadTimeout), _) => {
-            Failure::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the head of the request did not arrive in time")
-        }
+        (End::Told(Verdict::HeadTimeout), _) => Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "the head of the request did not arrive in time",
+        ),
         _ => return,
     };
     // In the middle of a response another one would be taken for its body.

@@ -58,7 +58,13 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
 }
 
 async fn serve(start: Start) -> io::Result<()> {
-    let Start { per, listener, mut handed_over, others, mut stop } = start;
+    let Start {
+        per,
+        listener,
+        mut handed_over,
+        others,
+        mut stop,
+    } = start;
     let listener = TcpListener::from_std(listener)?;
     let core = Rc::new(Core {
         now_ms: Cell::new(per.shared.millis(Instant::now())),
@@ -85,7 +91,8 @@ async fn serve(start: Start) -> io::Result<()> {
     }
     let deadline = stop.borrow().unwrap_or_else(Instant::now);
     // Clients whose handshake the kernel has finished already count as accepted: closing the listener would reset them.
-    while let Some(Ok((stream, client))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+    while let Some(Ok((stream, client))) = futures_util::FutureExt::now_or_never(listener.accept())
+    {
         start_connection(&core, stream, Some(client), true);
     }
     drop(listener);
@@ -99,8 +106,14 @@ async fn serve(start: Start) -> io::Result<()> {
             core.last_closed.notified().await;
         }
     };
-    if tokio::time::timeout_at(deadline.into(), done).await.is_err() {
-        tracing::warn!(connections = core.connections.borrow().len(), "connections were cut at shutdown");
+    if tokio::time::timeout_at(deadline.into(), done)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            connections = core.connections.borrow().len(),
+            "connections were cut at shutdown"
+        );
     }
     watch.abort();
     Ok(())
@@ -108,7 +121,10 @@ async fn serve(start: Start) -> io::Result<()> {
 
 async fn accept_failed(error: &io::Error) {
     // The client left before it was accepted: nothing is wrong here.
-    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    ) {
         return;
     }
     tracing::warn!(%error, "a connection could not be accepted");
@@ -124,7 +140,9 @@ fn admit(
 ) {
     let open = &core.per.shared.open_connections;
     let mine = open[core.per.index].load(Relaxed);
-    let least = (0..open.len()).min_by_key(|i| open[*i].load(Relaxed)).unwrap_or(core.per.index);
+    let least = (0..open.len())
+        .min_by_key(|i| open[*i].load(Relaxed))
+        .unwrap_or(core.per.index);
     if least == core.per.index || open[least].load(Relaxed) >= mine {
         return start_connection(core, stream, Some(client), true);
     }
@@ -175,12 +193,18 @@ fn start_connection(core: &Rc<Core>, stream: TcpStream, client: Option<SocketAdd
         tracing::debug!(%error, "TCP_NODELAY was not set");
     }
     let id = core.next_id.replace(core.next_id.get() + 1);
-    let state = Rc::new(ConnState::new(client.map(|c| c.ip().to_canonical()), core.now_ms.get()));
+    let state = Rc::new(ConnState::new(
+        client.map(|c| c.ip().to_canonical()),
+        core.now_ms.get(),
+    ));
     core.connections.borrow_mut().insert(id, state.clone());
     let core = core.clone();
     tokio::task::spawn_local(async move {
         // Also when the task ends by a panic of a replica.
-        let _leaving = Leaving { core: core.clone(), id };
+        let _leaving = Leaving {
+            core: core.clone(),
+            id,
+        };
         connection::serve(core, stream, state).await;
     });
 }

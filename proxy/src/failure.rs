@@ -26,7 +26,13 @@ pub struct Failure {
 impl Failure {
     /// A failure without a fix.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into(), fix: None, retry_after_seconds: None }
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+            fix: None,
+            retry_after_seconds: None,
+        }
     }
 
     /// Adds what to do about it.
@@ -62,7 +68,10 @@ impl Failure {
         let mut response = Response::new(body::full(text));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
@@ -74,7 +83,10 @@ impl Failure {
         let mut text = self.json();
         text.push('\n');
         let reason = self.status.canonical_reason().unwrap_or("Error");
-        let retry = self.retry_after_seconds.map(|s| format!("retry-after: {s}\r\n")).unwrap_or_default();
+        let retry = self
+            .retry_after_seconds
+            .map(|s| format!("retry-after: {s}\r\n"))
+            .unwrap_or_default();
         format!(
             "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry}connection: close\r\n\r\n{text}",
             self.status.as_u16(),

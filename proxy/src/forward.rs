@@ -14,7 +14,7 @@ use http::{Method, Request, Response, StatusCode};
 use crate::body::{self, Body, Tracked};
 use crate::edge;
 use crate::failure::Failure;
-use crate::live::{Live, Loads, PodState, ServiceState};
+use crate::live::{Loads, PodState, ServiceState};
 use crate::peers::Hop;
 use crate::replica::{CallContext, LocalReplica};
 use crate::shared::PerCore;
@@ -29,7 +29,10 @@ pub(crate) enum Route {
     /// By Ingress rules.
     Ingress,
     /// By a name or address inside the cluster, as pods of this namespace mean it.
-    Internal { namespace: Arc<str>, default_port: u16 },
+    Internal {
+        namespace: Arc<str>,
+        default_port: u16,
+    },
 }
 
 /// Where a request is sent.
@@ -86,9 +89,17 @@ pub(crate) async fn forward(
             let failure = Failure::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "queue_full",
-                format!("too many requests to {} are in flight", chosen.service.label),
+                format!(
+                    "too many requests to {} are in flight",
+                    chosen.service.label
+                ),
             );
-            return failed(&failure.fix("add replicas, or send fewer requests at a time").retry_after(1), ticket);
+            return failed(
+                &failure
+                    .fix("add replicas, or send fewer requests at a time")
+                    .retry_after(1),
+                ticket,
+            );
         }
         let pod = chosen.pod.clone();
         let may_repeat = attempt < ATTEMPTS_MAX && chosen.has_other;
@@ -128,7 +139,11 @@ fn note_failure(core: &PerCore, pod: &PodState) {
 }
 
 fn too_late() -> Failure {
-    Failure::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", "the request's time was over before it was answered")
+    Failure::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        "deadline_exceeded",
+        "the request's time was over before it was answered",
+    )
 }
 
 /// Looks a request up in the table in force. Borrows nothing beyond the call, so that a table can go at any time.
@@ -140,46 +155,76 @@ fn choose(
     refused: Option<&PodState>,
 ) -> Result<Chosen, Miss> {
     let live = core.shared.live.load();
-    let host = req.headers().get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let host = req
+        .headers()
+        .get(HOST)
+        .and_then(|h| h.to_str().ok())
+        .unwrap_or_default();
     let found = match route {
         Route::Ingress => {
             // In normal form already, so this is one scan without allocation, except for paths with escapes.
-            let normal = normalise(req.uri().path())
-                .map_err(|_| Miss::BadAuthority { authority: req.uri().path().to_string() })?;
-            find(&live.table, &Parts { host, path: &normal.matching, method: req.method().as_str() })?
+            let normal = normalise(req.uri().path()).map_err(|_| Miss::BadAuthority {
+                authority: req.uri().path().to_string(),
+            })?;
+            find(
+                &live.table,
+                &Parts {
+                    host,
+                    path: &normal.matching,
+                    method: req.method().as_str(),
+                },
+            )?
         }
-        Route::Internal { namespace, default_port } => find_service(&live.table, host, namespace, *default_port)?,
+        Route::Internal {
+            namespace,
+            default_port,
+        } => find_service(&live.table, host, namespace, *default_port)?,
     };
-    let loads = Loads { live: &live, now_ms: core.shared.millis(now) };
+    let loads = Loads {
+        live: &live,
+        now_ms: core.shared.millis(now),
+    };
     let refused_slot = refused.and_then(|pod| live.slot(&pod.id));
     let index = pick_except(found.endpoints, &loads, core.numbers.next(), refused_slot);
     let Some(endpoint) = index.and_then(|i| found.endpoints.get(i)) else {
-        return Err(Miss::NoAddress { address: host.to_string() });
+        return Err(Miss::NoAddress {
+            address: host.to_string(),
+        });
     };
     Ok(Chosen {
-        service: found.service_slot.map_or_else(|| core.shared.direct.clone(), |slot| live.services[slot].clone()),
+        service: found.service_slot.map_or_else(
+            || core.shared.direct.clone(),
+            |slot| live.services[slot].clone(),
+        ),
         pod: live.pods[endpoint.slot].clone(),
-        place: place(core, &live, &found, endpoint),
+        place: place(core, &found, endpoint),
         has_other: found.endpoints.usable().len() > 1,
     })
 }
 
-fn place(core: &PerCore, _live: &Live, found: &Match<'_>, endpoint: &Endpoint) -> Place {
+fn place(core: &PerCore, found: &Match<'_>, endpoint: &Endpoint) -> Place {
     let port = found.port_of(endpoint);
     if endpoint.local {
         return match core.shared.config.replicas.get(&endpoint.pod_uid) {
             Some(replica) => Place::Local(replica, port),
-            None => Place::Nowhere(format!("the pod {} is not running on this node", endpoint.pod_name).into()),
+            None => Place::Nowhere(
+                format!("the pod {} is not running on this node", endpoint.pod_name).into(),
+            ),
         };
     }
     if endpoint.is_external() {
         return Place::External((endpoint.ip, port).into());
     }
     match endpoint.node_addr {
-        Some(addr) => {
-            Place::Peer(Hop { node: endpoint.node.clone(), addr, pod_uid: endpoint.pod_uid.clone(), port })
-        }
-        None => Place::Nowhere(format!("the address of the node {:?} is not known", endpoint.node).into()),
+        Some(addr) => Place::Peer(Hop {
+            node: endpoint.node.clone(),
+            addr,
+            pod_uid: endpoint.pod_uid.clone(),
+            port,
+        }),
+        None => Place::Nowhere(
+            format!("the address of the node {:?} is not known", endpoint.node).into(),
+        ),
     }
 }
 
@@ -196,22 +241,33 @@ async fn call(
     let is_empty = http_body::Body::is_end_stream(req.body());
     let spare = (may_repeat && is_empty).then(|| copy_of(&req));
     match chosen.place {
-        Place::Local(replica, port) => replica.call(ctx.clone(), port, req).await.map_err(|error| {
-            let again = if error.retriable { error.request.map(|r| *r).or(spare) } else { None };
-            let mut failure = Failure::new(error.status, "replica", error.message);
-            failure.code = error.code;
-            failure.fix = error.fix;
-            if error.retriable {
-                failure.retry_after_seconds = Some(1);
-            }
-            Refusal { failure, again }
-        }),
+        Place::Local(replica, port) => {
+            replica.call(ctx.clone(), port, req).await.map_err(|error| {
+                let again = if error.retriable {
+                    error.request.map(|r| *r).or(spare)
+                } else {
+                    None
+                };
+                let mut failure = Failure::new(error.status, "replica", error.message);
+                failure.code = error.code;
+                failure.fix = error.fix;
+                if error.retriable {
+                    failure.retry_after_seconds = Some(1);
+                }
+                Refusal { failure, again }
+            })
+        }
         Place::Peer(hop) => {
             let safe = is_repeatable(req.method());
             let sent = in_time(ctx, core.peers.send(&hop, ctx, req)).await;
             let answer = match sent {
                 Some(answer) => answer,
-                None => return Err(Refusal { failure: too_late(), again: None }),
+                None => {
+                    return Err(Refusal {
+                        failure: too_late(),
+                        again: None,
+                    });
+                }
             };
             answer.map_err(|error| Refusal {
                 // Not sent: always again. Sent and lost: only what may be done twice.
@@ -229,9 +285,15 @@ async fn call(
                 Some(Ok(response)) => Ok(response),
                 Some(Err(failure)) => {
                     let never_sent = failure.code == "upstream_connect_failed";
-                    Err(Refusal { failure, again: spare.filter(|_| safe || never_sent) })
+                    Err(Refusal {
+                        failure,
+                        again: spare.filter(|_| safe || never_sent),
+                    })
                 }
-                None => Err(Refusal { failure: too_late(), again: None }),
+                None => Err(Refusal {
+                    failure: too_late(),
+                    again: None,
+                }),
             }
         }
         Place::Nowhere(why) => Err(Refusal {
@@ -253,7 +315,10 @@ async fn in_time<T>(ctx: &CallContext, work: impl Future<Output = T>) -> Option<
 
 /// Methods that may reach a replica twice (RFC 9110, section 9.2.2).
 fn is_repeatable(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+    )
 }
 
 /// A copy of a request that has no body.
@@ -268,6 +333,8 @@ fn copy_of(req: &Request<Body>) -> Request<Body> {
 
 /// Milliseconds left until a deadline, at least 1.
 pub(crate) fn millis_left(deadline: Instant) -> u64 {
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let left = deadline
+        .saturating_duration_since(Instant::now())
+        .max(Duration::from_millis(1));
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }

@@ -61,11 +61,21 @@ enum State {
     Start,
     Head,
     Body(u64),
-    ChunkSize { size: u64, digits: u8 },
-    ChunkExtension { size: u64, length: usize },
-    ChunkSizeEnd { size: u64 },
+    ChunkSize {
+        size: u64,
+        digits: u8,
+    },
+    ChunkExtension {
+        size: u64,
+        length: usize,
+    },
+    ChunkSizeEnd {
+        size: u64,
+    },
     Chunk(u64),
-    ChunkEnd { seen_cr: bool },
+    ChunkEnd {
+        seen_cr: bool,
+    },
     Trailers,
     /// After CONNECT: the bytes are not HTTP any more (the request is refused and the connection closed).
     Tunnel,
@@ -110,7 +120,11 @@ pub(crate) struct Stop {
 
 impl Guard {
     pub fn new() -> Self {
-        Self { state: State::Start, carry: Vec::new(), framing: Framing::default() }
+        Self {
+            state: State::Start,
+            carry: Vec::new(),
+            framing: Framing::default(),
+        }
     }
 
     pub fn place(&self) -> Place {
@@ -134,7 +148,12 @@ impl Guard {
             }
             match self.step(&bytes[at..]) {
                 Ok(used) => at += used,
-                Err(violation) => return Err(Stop { violation, good: began }),
+                Err(violation) => {
+                    return Err(Stop {
+                        violation,
+                        good: began,
+                    });
+                }
             }
         }
         Ok(())
@@ -147,13 +166,21 @@ impl Guard {
             State::Body(left) => {
                 let used = take(left, bytes.len());
                 let left = left - used as u64;
-                self.state = if left == 0 { State::Start } else { State::Body(left) };
+                self.state = if left == 0 {
+                    State::Start
+                } else {
+                    State::Body(left)
+                };
                 Ok(used)
             }
             State::Chunk(left) => {
                 let used = take(left, bytes.len());
                 let left = left - used as u64;
-                self.state = if left == 0 { State::ChunkEnd { seen_cr: false } } else { State::Chunk(left) };
+                self.state = if left == 0 {
+                    State::ChunkEnd { seen_cr: false }
+                } else {
+                    State::Chunk(left)
+                };
                 Ok(used)
             }
             State::Tunnel => Ok(bytes.len()),
@@ -175,7 +202,10 @@ impl Guard {
                     return Err(Violation::BadChunk);
                 }
                 let digit = (byte as char).to_digit(16).map_or(0, u64::from);
-                State::ChunkSize { size: size << 4 | digit, digits: digits + 1 }
+                State::ChunkSize {
+                    size: size << 4 | digit,
+                    digits: digits + 1,
+                }
             }
             (State::ChunkSize { digits: 0, .. }, _) => return Err(Violation::BadChunk),
             (State::ChunkSize { size, .. }, b';') => State::ChunkExtension { size, length: 0 },
@@ -183,7 +213,10 @@ impl Guard {
             (State::ChunkExtension { size, .. }, b'\r') => State::ChunkSizeEnd { size },
             (State::ChunkExtension { .. }, b'\n') => return Err(Violation::BareLineFeed),
             (State::ChunkExtension { size, length }, _) if length < CHUNK_LINE_BYTES_MAX => {
-                State::ChunkExtension { size, length: length + 1 }
+                State::ChunkExtension {
+                    size,
+                    length: length + 1,
+                }
             }
             (State::ChunkSizeEnd { size: 0 }, b'\n') => State::Trailers,
             (State::ChunkSizeEnd { size }, b'\n') => State::Chunk(size),
@@ -216,7 +249,9 @@ impl Guard {
 
     /// `line` is without its line feed.
     fn whole_line(&mut self, line: &[u8]) -> Result<(), Violation> {
-        let Some(line) = line.strip_suffix(b"\r") else { return Err(Violation::BareLineFeed) };
+        let Some(line) = line.strip_suffix(b"\r") else {
+            return Err(Violation::BareLineFeed);
+        };
         for byte in line {
             match byte {
                 b'\r' => return Err(Violation::BareCarriageReturn),
@@ -304,7 +339,11 @@ fn request_line(line: &[u8]) -> Result<Framing, Violation> {
     if spaces != 2 {
         return Err(Violation::BadRequestLine);
     }
-    Ok(Framing { is_10, connect: line.starts_with(b"CONNECT "), ..Framing::default() })
+    Ok(Framing {
+        is_10,
+        connect: line.starts_with(b"CONNECT "),
+        ..Framing::default()
+    })
 }
 
 /// Name and trimmed value.
@@ -312,7 +351,10 @@ fn header_name(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Violation::ObsoleteFolding);
     }
-    let colon = line.iter().position(|b| *b == b':').ok_or(Violation::BadHeaderLine)?;
+    let colon = line
+        .iter()
+        .position(|b| *b == b':')
+        .ok_or(Violation::BadHeaderLine)?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     match name.last() {
         None => Err(Violation::BadHeaderLine),
@@ -347,10 +389,22 @@ mod tests {
             ("\r\nGET / HTTP/1.0\r\n\r\n", Place::Between),
             ("GET / HTTP/1.1\r\nhost: a\r\n", Place::Head),
             ("GE", Place::Head),
-            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n", Place::Between),
-            ("POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nab", Place::Body),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nt: v\r\n\r\nGET / HTTP/1.1\r\n\r\n", Place::Between),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel", Place::Body),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n",
+                Place::Between,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nab",
+                Place::Body,
+            ),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nt: v\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+                Place::Between,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel",
+                Place::Body,
+            ),
         ] {
             assert_eq!(scan(text.as_bytes()), Ok(place), "{text:?}");
         }
@@ -365,7 +419,10 @@ mod tests {
             ("GET / HTTP/1.1\r\nx: a\rb\r\n\r\n", BareCarriageReturn),
             ("GET / HTTP/1.1\r\nx: a\0b\r\n\r\n", Nul),
             ("GET / HTTP/1.1\r\nx: a\r\n b\r\n\r\n", ObsoleteFolding),
-            ("GET / HTTP/1.1\r\nContent-Length : 3\r\n\r\n", SpaceBeforeColon),
+            (
+                "GET / HTTP/1.1\r\nContent-Length : 3\r\n\r\n",
+                SpaceBeforeColon,
+            ),
             ("GET / HTTP/1.1\r\n: 3\r\n\r\n", BadHeaderLine),
             ("GET / HTTP/1.1\r\nnonsense\r\n\r\n", BadHeaderLine),
             ("GET /\r\n\r\n", BadRequestLine),
@@ -373,28 +430,91 @@ mod tests {
             ("PRI * HTTP/2.0\r\n\r\n", BadRequestLine),
             ("GET / x HTTP/1.1\r\n\r\n", BadRequestLine),
             (" GET / HTTP/1.1\r\n\r\n", BadRequestLine),
-            ("POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n", BothFramings),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n", BothFramings),
-            ("POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\n", RepeatedContentLength),
-            ("POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\n", RepeatedContentLength),
-            ("POST / HTTP/1.1\r\ncontent-length: 3, 3\r\n\r\n", BadContentLength),
-            ("POST / HTTP/1.1\r\ncontent-length: +3\r\n\r\n", BadContentLength),
-            ("POST / HTTP/1.1\r\ncontent-length: \r\n\r\n", BadContentLength),
-            ("POST / HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\n", BadContentLength),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n", RepeatedTransferEncoding),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n", BadTransferEncoding),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: xchunked\r\n\r\n", BadTransferEncoding),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: identity\r\n\r\n", BadTransferEncoding),
-            ("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", TransferEncodingOn10),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+                BothFramings,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n",
+                BothFramings,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\n",
+                RepeatedContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\n",
+                RepeatedContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 3, 3\r\n\r\n",
+                BadContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: +3\r\n\r\n",
+                BadContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: \r\n\r\n",
+                BadContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\n",
+                BadContentLength,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+                RepeatedTransferEncoding,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+                BadTransferEncoding,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: xchunked\r\n\r\n",
+                BadTransferEncoding,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: identity\r\n\r\n",
+                BadTransferEncoding,
+            ),
+            (
+                "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n",
+                TransferEncodingOn10,
+            ),
             ("GET / HTTP/1.1\r\nhost: a\r\nHost: b\r\n\r\n", RepeatedHost),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\nhello", BadChunk),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;a\nhello", BareLineFeed),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n 5\r\nhello", BadChunk),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0x5\r\nhello", BadChunk),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n-5\r\nhello", BadChunk),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nab\r\n", BadChunk),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1111111111111111\r\n", BadChunk),
-            ("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: y\n\r\n", BareLineFeed),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\nhello",
+                BadChunk,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;a\nhello",
+                BareLineFeed,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n 5\r\nhello",
+                BadChunk,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0x5\r\nhello",
+                BadChunk,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n-5\r\nhello",
+                BadChunk,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nab\r\n",
+                BadChunk,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1111111111111111\r\n",
+                BadChunk,
+            ),
+            (
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: y\n\r\n",
+                BareLineFeed,
+            ),
         ] {
             assert_eq!(scan(text.as_bytes()), Err(violation), "{text:?}");
         }
@@ -406,7 +526,13 @@ mod tests {
         let mut both = good.to_vec();
         both.extend_from_slice(b"GET / HTTP/1.1\r\nhost: a\nx: y\r\n\r\n");
         let stop = Guard::new().scan(&both).unwrap_err();
-        assert_eq!(stop, Stop { violation: Violation::BareLineFeed, good: good.len() });
+        assert_eq!(
+            stop,
+            Stop {
+                violation: Violation::BareLineFeed,
+                good: good.len()
+            }
+        );
     }
 
     proptest! {

@@ -76,7 +76,11 @@ fn is_token(bytes: &[u8]) -> bool {
 
 /// Version 00 as W3C writes it: `00-TRACE-SPAN-FLAGS`, lower-case hexadecimal, trace and span not all zero.
 fn is_traceparent(bytes: &[u8]) -> bool {
-    let hex = |range: std::ops::Range<usize>| bytes[range].iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let hex = |range: std::ops::Range<usize>| {
+        bytes[range]
+            .iter()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
     let not_zero = |range: std::ops::Range<usize>| bytes[range].iter().any(|b| *b != b'0');
     bytes.len() == 55
         && bytes.starts_with(b"00-")
@@ -110,12 +114,18 @@ mod tests {
     #[test]
     fn a_trace_goes_on_with_a_new_span() {
         let numbers = Numbers::new(1);
-        let old = HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+        let old =
+            HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
         let new = traceparent(Some(&old), &numbers);
         let new = new.to_str().unwrap();
         assert!(new.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && new.ends_with("-00"));
         assert_ne!(&new[36..52], "00f067aa0ba902b7");
-        for bad in ["", "00-xyz", "00-00000000000000000000000000000000-00f067aa0ba902b7-01", "01-4BF92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"] {
+        for bad in [
+            "",
+            "00-xyz",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "01-4BF92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
+        ] {
             let made = traceparent(Some(&HeaderValue::from_str(bad).unwrap()), &numbers);
             assert!(is_traceparent(made.as_bytes()), "{made:?}");
         }

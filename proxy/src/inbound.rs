@@ -34,7 +34,9 @@ pub struct PeerIdentity {
 
 impl PeerIdentity {
     fn may_forward(&self) -> bool {
-        self.groups.iter().any(|g| g == NODES_GROUP || g == MEMBERS_GROUP)
+        self.groups
+            .iter()
+            .any(|g| g == NODES_GROUP || g == MEMBERS_GROUP)
     }
 }
 
@@ -46,7 +48,11 @@ struct Wanted {
 }
 
 /// Serves one request of a peer.
-pub(crate) async fn serve<B>(core: Arc<PerCore>, req: Request<B>, peer: PeerIdentity) -> Response<Body>
+pub(crate) async fn serve<B>(
+    core: Arc<PerCore>,
+    req: Request<B>,
+    peer: PeerIdentity,
+) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -60,7 +66,10 @@ where
         let failure = Failure::new(
             StatusCode::FORBIDDEN,
             "not_a_peer",
-            format!("{:?} may not send requests to replicas of this node", peer.name),
+            format!(
+                "{:?} may not send requests to replicas of this node",
+                peer.name
+            ),
         );
         return boxed(forward::failed(&failure, ticket));
     }
@@ -88,7 +97,8 @@ where
     };
     let pod = {
         let live = core.shared.live.load();
-        live.slot(&wanted.pod_uid).map(|slot| live.pods[slot].clone())
+        live.slot(&wanted.pod_uid)
+            .map(|slot| live.pods[slot].clone())
     };
     ticket.assign(&core.shared.from_peers, pod);
     let req = Request::from_parts(parts, body::boxed(incoming));
@@ -103,7 +113,11 @@ where
             let mut failure = Failure::new(error.status, "replica", error.message);
             failure.code = error.code;
             failure.fix = error.fix;
-            if error.retriable { refused(&failure, ticket) } else { boxed(forward::failed(&failure, ticket)) }
+            if error.retriable {
+                refused(&failure, ticket)
+            } else {
+                boxed(forward::failed(&failure, ticket))
+            }
         }
     }
 }
@@ -123,10 +137,18 @@ fn boxed(response: Response<Tracked>) -> Response<Body> {
 
 fn wanted(headers: &HeaderMap, now: Instant, request_id: &HeaderValue) -> Result<Wanted, Failure> {
     let text = |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
-    let bad = |name: &str| Failure::bad_request(format!("a request from a peer needs a good {name} header"));
-    let pod_uid = text(&POD_UID).filter(|u| !u.is_empty()).ok_or_else(|| bad(names::POD_UID))?;
-    let port = text(&PORT).and_then(|p| p.parse().ok()).ok_or_else(|| bad(names::PORT))?;
-    let depth = text(&DEPTH).and_then(|d| d.parse().ok()).ok_or_else(|| bad(names::DEPTH))?;
+    let bad = |name: &str| {
+        Failure::bad_request(format!("a request from a peer needs a good {name} header"))
+    };
+    let pod_uid = text(&POD_UID)
+        .filter(|u| !u.is_empty())
+        .ok_or_else(|| bad(names::POD_UID))?;
+    let port = text(&PORT)
+        .and_then(|p| p.parse().ok())
+        .ok_or_else(|| bad(names::PORT))?;
+    let depth = text(&DEPTH)
+        .and_then(|d| d.parse().ok())
+        .ok_or_else(|| bad(names::DEPTH))?;
     if depth > CALL_DEPTH_MAX {
         return Err(loop_detected());
     }

@@ -52,17 +52,26 @@ impl PodState {
 pub(crate) struct ServiceState {
     pub label: Arc<str>,
     cores: usize,
+    /// Requests in flight on one core; one more is refused.
+    pub in_flight_max: u32,
     /// Made at the first request: ten thousand idle Services cost nothing.
     stats: OnceLock<Box<[CoreStats]>>,
 }
 
 impl ServiceState {
-    pub fn new(label: Arc<str>, cores: usize) -> Self {
-        Self { label, cores, stats: OnceLock::new() }
+    pub fn new(label: Arc<str>, cores: usize, in_flight_max: u32) -> Self {
+        Self {
+            label,
+            cores,
+            in_flight_max,
+            stats: OnceLock::new(),
+        }
     }
 
     pub fn stats(&self, core: usize) -> &CoreStats {
-        let all = self.stats.get_or_init(|| (0..self.cores).map(|_| CoreStats::default()).collect());
+        let all = self
+            .stats
+            .get_or_init(|| (0..self.cores).map(|_| CoreStats::default()).collect());
         &all[core]
     }
 
@@ -82,16 +91,30 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// Puts a table in force after `before`. `cores` is the number of places each Service is counted in.
-    pub fn after(before: Option<&Live>, table: Arc<Table>, cores: usize) -> Self {
+    /// Puts a table in force after `before`. `cores` is the number of places each Service is counted in, `in_flight_max`
+    /// the bound of each of them.
+    pub fn after(
+        before: Option<&Live>,
+        table: Arc<Table>,
+        cores: usize,
+        in_flight_max: u32,
+    ) -> Self {
         let pods = table
             .pods()
             .iter()
             .map(|pod| {
                 let known = before.and_then(|b| {
-                    b.pods.binary_search_by(|p| p.id.cmp(&pod.id)).ok().map(|i| b.pods[i].clone())
+                    b.pods
+                        .binary_search_by(|p| p.id.cmp(&pod.id))
+                        .ok()
+                        .map(|i| b.pods[i].clone())
                 });
-                known.unwrap_or_else(|| Arc::new(PodState { id: pod.id.clone(), ..PodState::default() }))
+                known.unwrap_or_else(|| {
+                    Arc::new(PodState {
+                        id: pod.id.clone(),
+                        ..PodState::default()
+                    })
+                })
             })
             .collect();
         let services = table
@@ -99,18 +122,34 @@ impl Live {
             .iter()
             .map(|service| {
                 let known = before.and_then(|b| {
-                    let at = b.table.services().binary_search_by(|s| s.key.cmp(&service.key)).ok()?;
+                    let at = b
+                        .table
+                        .services()
+                        .binary_search_by(|s| s.key.cmp(&service.key))
+                        .ok()?;
                     Some(b.services[at].clone())
                 });
-                known.unwrap_or_else(|| Arc::new(ServiceState::new(service.label.clone(), cores)))
+                known.unwrap_or_else(|| {
+                    Arc::new(ServiceState::new(
+                        service.label.clone(),
+                        cores,
+                        in_flight_max,
+                    ))
+                })
             })
             .collect();
-        Self { table, pods, services }
+        Self {
+            table,
+            pods,
+            services,
+        }
     }
 
     /// The slot of a pod, if the table knows it.
     pub fn slot(&self, pod_id: &str) -> Option<usize> {
-        self.pods.binary_search_by(|p| p.id.as_ref().cmp(pod_id)).ok()
+        self.pods
+            .binary_search_by(|p| p.id.as_ref().cmp(pod_id))
+            .ok()
     }
 }
 

@@ -37,13 +37,21 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 struct Stream(Box<dyn Duplex>);
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 
@@ -93,7 +101,10 @@ pub(crate) struct Outside {
 
 impl Outside {
     pub fn new(policy: AddressPolicy, connect_timeout: Duration) -> Self {
-        Self { named: client(policy, connect_timeout), direct: client(Arc::new(|_| true), connect_timeout) }
+        Self {
+            named: client(policy, connect_timeout),
+            direct: client(Arc::new(|_| true), connect_timeout),
+        }
     }
 
     /// Sends a request to the host of its absolute URI.
@@ -106,7 +117,11 @@ impl Outside {
     }
 
     /// Sends a request in origin form to an address; its Host header stays.
-    pub async fn send_to(&self, addr: SocketAddr, mut req: Request<Body>) -> Result<Response<Body>, Failure> {
+    pub async fn send_to(
+        &self,
+        addr: SocketAddr,
+        mut req: Request<Body>,
+    ) -> Result<Response<Body>, Failure> {
         let mut uri = req.uri().clone().into_parts();
         uri.scheme = Some(Scheme::HTTP);
         uri.authority = Authority::try_from(addr.to_string()).ok();
@@ -123,12 +138,18 @@ fn answer(
         Ok(response) => Ok(response.map(body::boxed)),
         Err(error) if error.is_connect() => {
             let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), chain);
-            Err(Failure::new(StatusCode::BAD_GATEWAY, "upstream_connect_failed", cause)
-                .fix("check the name, the port, and whether the server is up"))
+            Err(
+                Failure::new(StatusCode::BAD_GATEWAY, "upstream_connect_failed", cause)
+                    .fix("check the name, the port, and whether the server is up"),
+            )
         }
         Err(error) => {
             let message = format!("the server broke off: {}", chain(&error));
-            Err(Failure::new(StatusCode::BAD_GATEWAY, "upstream_reset", message))
+            Err(Failure::new(
+                StatusCode::BAD_GATEWAY,
+                "upstream_reset",
+                message,
+            ))
         }
     }
 }
@@ -137,7 +158,12 @@ fn client(policy: AddressPolicy, connect_timeout: Duration) -> Box<Sender> {
     let connector = tower::service_fn(move |uri: Uri| {
         let policy = policy.clone();
         // Boxed, because the client wants a future it can move.
-        Box::pin(async move { connect(uri, &policy, connect_timeout).await.map(TokioIo::new).map_err(BoxError::from) })
+        Box::pin(async move {
+            connect(uri, &policy, connect_timeout)
+                .await
+                .map(TokioIo::new)
+                .map_err(BoxError::from)
+        })
     });
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -147,9 +173,18 @@ fn client(policy: AddressPolicy, connect_timeout: Duration) -> Box<Sender> {
     Box::new(move |req| client.request(req))
 }
 
-async fn connect(uri: Uri, policy: &AddressPolicy, timeout: Duration) -> Result<Stream, ConnectError> {
+async fn connect(
+    uri: Uri,
+    policy: &AddressPolicy,
+    timeout: Duration,
+) -> Result<Stream, ConnectError> {
     let bad = || ConnectError::BadUrl(uri.to_string());
-    let host = uri.host().ok_or_else(bad)?.trim_start_matches('[').trim_end_matches(']').to_string();
+    let host = uri
+        .host()
+        .ok_or_else(bad)?
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_string();
     let is_tls = match uri.scheme_str() {
         Some("http") => false,
         Some("https") => true,
@@ -159,19 +194,32 @@ async fn connect(uri: Uri, policy: &AddressPolicy, timeout: Duration) -> Result<
     let work = async {
         let found = tokio::net::lookup_host((host.as_str(), port))
             .await
-            .map_err(|source| ConnectError::Resolve { host: host.clone(), source })?;
+            .map_err(|source| ConnectError::Resolve {
+                host: host.clone(),
+                source,
+            })?;
         let mut last = ConnectError::Forbidden(host.clone());
         for addr in found.filter(|a| policy(a.ip())) {
             match TcpStream::connect(addr).await {
                 Ok(stream) => return finish(stream, is_tls, &host).await,
-                Err(source) => last = ConnectError::Connect { host: host.clone(), source },
+                Err(source) => {
+                    last = ConnectError::Connect {
+                        host: host.clone(),
+                        source,
+                    }
+                }
             }
         }
         Err(last)
     };
     tokio::time::timeout(timeout, work)
         .await
-        .unwrap_or_else(|_| Err(ConnectError::Slow { host: host.clone(), ms: timeout.as_millis() }))
+        .unwrap_or_else(|_| {
+            Err(ConnectError::Slow {
+                host: host.clone(),
+                ms: timeout.as_millis(),
+            })
+        })
 }
 
 async fn finish(stream: TcpStream, is_tls: bool, host: &str) -> Result<Stream, ConnectError> {
@@ -181,8 +229,15 @@ async fn finish(stream: TcpStream, is_tls: bool, host: &str) -> Result<Stream, C
     if !is_tls {
         return Ok(Stream(Box::new(stream)));
     }
-    let name = ServerName::try_from(host.to_string()).map_err(|_| ConnectError::BadUrl(host.into()))?;
-    let tls = tls()?.connect(name, stream).await.map_err(|source| ConnectError::Tls { host: host.into(), source })?;
+    let name =
+        ServerName::try_from(host.to_string()).map_err(|_| ConnectError::BadUrl(host.into()))?;
+    let tls = tls()?
+        .connect(name, stream)
+        .await
+        .map_err(|source| ConnectError::Tls {
+            host: host.into(),
+            source,
+        })?;
     Ok(Stream(Box::new(tls)))
 }
 
@@ -195,7 +250,10 @@ fn tls() -> Result<TlsConnector, ConnectError> {
         let (added, _) = roots.add_parsable_certificates(found.certs);
         if added == 0 {
             let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-            return Err(format!("none were found; install the package ca-certificates ({})", errors.join("; ")));
+            return Err(format!(
+                "none were found; install the package ca-certificates ({})",
+                errors.join("; ")
+            ));
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)

@@ -67,7 +67,11 @@ type Connecting = Shared<BoxFuture<'static, Result<SendRequest<Body>, Arc<str>>>
 enum State {
     Ready(SendRequest<Body>),
     Connecting(Connecting),
-    Failed { until: Instant, pause: Duration, why: Arc<str> },
+    Failed {
+        until: Instant,
+        pause: Duration,
+        why: Arc<str>,
+    },
 }
 
 struct Peer {
@@ -92,22 +96,38 @@ impl Peers {
             tls.alpn_protocols = vec![b"h2".to_vec()];
             (TlsConnector::from(Arc::new(tls)), config.name)
         });
-        Self { tls, connect_timeout, all: Arc::default() }
+        Self {
+            tls,
+            connect_timeout,
+            all: Arc::default(),
+        }
     }
 
     /// Sends a request to a replica on another node.
-    pub async fn send(&self, hop: &Hop, ctx: &CallContext, req: Request<Body>) -> Result<Response<Body>, PeerError> {
+    pub async fn send(
+        &self,
+        hop: &Hop,
+        ctx: &CallContext,
+        req: Request<Body>,
+    ) -> Result<Response<Body>, PeerError> {
         let mut sender = match self.connection(hop).await {
             Ok(sender) => sender,
             Err(why) => {
                 let failure = Failure::new(
                     StatusCode::BAD_GATEWAY,
                     "upstream_connect_failed",
-                    format!("the node {:?} at {} cannot be reached: {why}", hop.node, hop.addr),
+                    format!(
+                        "the node {:?} at {} cannot be reached: {why}",
+                        hop.node, hop.addr
+                    ),
                 )
                 .fix("kubectl get nodes shows whether it is Ready")
                 .retry_after(1);
-                return Err(PeerError { failure, unsent: Some(Box::new(req)), refused: false });
+                return Err(PeerError {
+                    failure,
+                    unsent: Some(Box::new(req)),
+                    refused: false,
+                });
             }
         };
         let req = addressed(hop, ctx, req);
@@ -118,9 +138,17 @@ impl Peers {
                 let failure = Failure::new(
                     StatusCode::BAD_GATEWAY,
                     "upstream_reset",
-                    format!("the connection to the node {:?} broke: {}", hop.node, chain(error.error())),
+                    format!(
+                        "the connection to the node {:?} broke: {}",
+                        hop.node,
+                        chain(error.error())
+                    ),
                 );
-                Err(PeerError { failure, unsent, refused: false })
+                Err(PeerError {
+                    failure,
+                    unsent,
+                    refused: false,
+                })
             }
         }
     }
@@ -129,25 +157,45 @@ impl Peers {
         let connecting = {
             let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
             match all.get(&hop.node) {
-                Some(Peer { addr, state: State::Ready(sender), .. }) if *addr == hop.addr && !sender.is_closed() => {
+                Some(Peer {
+                    addr,
+                    state: State::Ready(sender),
+                    ..
+                }) if *addr == hop.addr && !sender.is_closed() => {
                     return Ok(sender.clone());
                 }
-                Some(Peer { addr, state: State::Connecting(connecting), .. }) if *addr == hop.addr => connecting.clone(),
-                Some(Peer { addr, state: State::Failed { until, why, .. }, .. })
-                    if *addr == hop.addr && Instant::now() < *until =>
-                {
+                // One that is over without a word here was cut short with its runtime.
+                Some(Peer {
+                    addr,
+                    state: State::Connecting(connecting),
+                    ..
+                }) if *addr == hop.addr && connecting.peek().is_none() => connecting.clone(),
+                Some(Peer {
+                    addr,
+                    state: State::Failed { until, why, .. },
+                    ..
+                }) if *addr == hop.addr && Instant::now() < *until => {
                     return Err(why.clone());
                 }
                 known => {
                     let pause = match known {
-                        Some(Peer { addr, state: State::Failed { pause, .. }, .. }) if *addr == hop.addr => {
-                            (*pause * 2).min(BACKOFF_MAX)
-                        }
+                        Some(Peer {
+                            addr,
+                            state: State::Failed { pause, .. },
+                            ..
+                        }) if *addr == hop.addr => (*pause * 2).min(BACKOFF_MAX),
                         _ => BACKOFF_MIN,
                     };
                     let connecting = self.connect(hop)?;
                     let state = State::Connecting(connecting.clone());
-                    all.insert(hop.node.clone(), Peer { addr: hop.addr, state, pause });
+                    all.insert(
+                        hop.node.clone(),
+                        Peer {
+                            addr: hop.addr,
+                            state,
+                            pause,
+                        },
+                    );
                     connecting
                 }
             }
@@ -163,13 +211,21 @@ impl Peers {
         let Some(server_name) = name(&hop.node) else {
             return Err(format!("{:?} is not a name a certificate can have", hop.node).into());
         };
-        let (tls, all, addr, node, timeout) =
-            (tls.clone(), self.all.clone(), hop.addr, hop.node.clone(), self.connect_timeout);
+        let (tls, all, addr, node, timeout) = (
+            tls.clone(),
+            self.all.clone(),
+            hop.addr,
+            hop.node.clone(),
+            self.connect_timeout,
+        );
         let work = async move {
             let attempt = async {
                 let stream = TcpStream::connect(addr).await.map_err(|e| e.to_string())?;
                 stream.set_nodelay(true).map_err(|e| e.to_string())?;
-                let stream = tls.connect(server_name, stream).await.map_err(|e| e.to_string())?;
+                let stream = tls
+                    .connect(server_name, stream)
+                    .await
+                    .map_err(|e| e.to_string())?;
                 let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -190,7 +246,10 @@ impl Peers {
             };
             let result = match tokio::time::timeout(timeout, attempt).await {
                 Ok(result) => result.map_err(Arc::from),
-                Err(_) => Err(Arc::from(format!("no connection within {} ms", timeout.as_millis()))),
+                Err(_) => Err(Arc::from(format!(
+                    "no connection within {} ms",
+                    timeout.as_millis()
+                ))),
             };
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(peer) = all.get_mut(&node)
@@ -198,9 +257,11 @@ impl Peers {
             {
                 peer.state = match &result {
                     Ok(sender) => State::Ready(sender.clone()),
-                    Err(why) => {
-                        State::Failed { until: Instant::now() + peer.pause, pause: peer.pause, why: Arc::clone(why) }
-                    }
+                    Err(why) => State::Failed {
+                        until: Instant::now() + peer.pause,
+                        pause: peer.pause,
+                        why: Arc::clone(why),
+                    },
                 };
             }
             result
@@ -208,7 +269,9 @@ impl Peers {
         // Its own task, so that it does not stop half-way when the request that started it is abandoned.
         let task = tokio::spawn(work);
         let outcome = async move {
-            task.await.unwrap_or_else(|error| Err(Arc::from(format!("connecting was cut short: {error}"))))
+            task.await.unwrap_or_else(|error| {
+                Err(Arc::from(format!("connecting was cut short: {error}")))
+            })
         };
         Ok(outcome.boxed().shared())
     }
@@ -222,7 +285,10 @@ fn addressed(hop: &Hop, ctx: &CallContext, mut req: Request<Body>) -> Request<Bo
         headers.insert(AUTHORITY, authority);
     }
     // A pod's uid is made of hexadecimal digits and dashes; a value that is none of that cannot be any pod's.
-    headers.insert(POD_UID, HeaderValue::from_str(&hop.pod_uid).unwrap_or(HeaderValue::from_static("-")));
+    headers.insert(
+        POD_UID,
+        HeaderValue::from_str(&hop.pod_uid).unwrap_or(HeaderValue::from_static("-")),
+    );
     headers.insert(PORT, hop.port.into());
     headers.insert(DEPTH, ctx.depth.into());
     if let Some(deadline) = ctx.deadline {
@@ -256,7 +322,10 @@ fn unaddressed(mut req: Request<Body>) -> Request<Body> {
 }
 
 /// The peer's answer as the replica gave it, or the peer's refusal.
-fn answer(hop: &Hop, response: Response<hyper::body::Incoming>) -> Result<Response<Body>, PeerError> {
+fn answer(
+    hop: &Hop,
+    response: Response<hyper::body::Incoming>,
+) -> Result<Response<Body>, PeerError> {
     if let Some(why) = response.headers().get(REFUSED) {
         let why = why.to_str().unwrap_or("refused");
         let mut failure = Failure::new(
@@ -269,7 +338,11 @@ fn answer(hop: &Hop, response: Response<hyper::body::Incoming>) -> Result<Respon
             failure.status = StatusCode::BAD_GATEWAY;
         }
         failure.code = why.to_string().into();
-        return Err(PeerError { failure, unsent: None, refused: true });
+        return Err(PeerError {
+            failure,
+            unsent: None,
+            refused: true,
+        });
     }
     let mut response = response.map(body::boxed);
     *response.version_mut() = Version::HTTP_11;

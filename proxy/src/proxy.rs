@@ -100,10 +100,16 @@ impl Proxy {
     /// # Errors
     /// [`StartError`]; nothing is left running then.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let config = Config { cores: config.cores.max(1), ..config };
+        let config = Config {
+            cores: config.cores.max(1),
+            ..config
+        };
         let addr = config.ingress_addr;
-        let listeners = listen(addr, config.cores).map_err(|source| StartError::Listen { addr, source })?;
-        let ingress_addr = listeners[0].local_addr().map_err(|source| StartError::Listen { addr, source })?;
+        let listeners =
+            listen(addr, config.cores).map_err(|source| StartError::Listen { addr, source })?;
+        let ingress_addr = listeners[0]
+            .local_addr()
+            .map_err(|source| StartError::Listen { addr, source })?;
         let (writer, logs) =
             Writer::start(config.cores + 1, config.access_log).map_err(StartError::Thread)?;
         let shared = Arc::new(Shared::new(config));
@@ -111,21 +117,31 @@ impl Proxy {
         for (index, log) in logs.into_iter().enumerate() {
             places.push(Arc::new(PerCore::new(shared.clone(), index, log)));
         }
-        let elsewhere = places.pop().expect("there is one place more than cores, and at least one core");
+        let elsewhere = places
+            .pop()
+            .expect("there is one place more than cores, and at least one core");
         let (stop, stop_from) = watch::channel(None);
-        let (senders, receivers): (Vec<_>, Vec<_>) = places.iter().map(|_| mpsc::channel(HANDOVER_MAX)).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            places.iter().map(|_| mpsc::channel(HANDOVER_MAX)).unzip();
         let mut cores_done = Vec::new();
         for ((per, listener), handed_over) in places.into_iter().zip(listeners).zip(receivers) {
             let (done_to, done) = oneshot::channel::<()>();
-            let start =
-                core::Start { per: per.clone(), listener, handed_over, others: senders.clone(), stop: stop_from.clone() };
-            let thread = std::thread::Builder::new().name(format!("proxy-{}", per.index)).spawn(move || {
-                if let Err(error) = core::run(start) {
-                    tracing::error!(%error, "a data-plane thread ended");
-                }
-                // Dropped last: whoever waits knows the thread is through.
-                drop(done_to);
-            });
+            let start = core::Start {
+                per: per.clone(),
+                listener,
+                handed_over,
+                others: senders.clone(),
+                stop: stop_from.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("proxy-{}", per.index))
+                .spawn(move || {
+                    if let Err(error) = core::run(start) {
+                        tracing::error!(%error, "a data-plane thread ended");
+                    }
+                    // Dropped last: whoever waits knows the thread is through.
+                    drop(done_to);
+                });
             if let Err(error) = thread {
                 // Dropping `stop` ends the cores that did start.
                 return Err(StartError::Thread(error));
@@ -133,7 +149,15 @@ impl Proxy {
             cores_done.push(done);
         }
         let running = Mutex::new(Some(Running { cores_done, writer }));
-        Ok(Self { inner: Arc::new(Inner { shared, elsewhere, ingress_addr, stop, running }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                elsewhere,
+                ingress_addr,
+                stop,
+                running,
+            }),
+        })
     }
 
     /// Where the ingress listens, with the port it got.
@@ -146,7 +170,13 @@ impl Proxy {
     pub fn swap(&self, table: Arc<Table>) {
         let shared = &self.inner.shared;
         // Read-copy-update, so that two swaps at a time do not lose each other's pods.
-        shared.live.rcu(|before| Live::after(Some(before), table.clone(), shared.config.cores + 1));
+        let (places, max) = (
+            shared.config.cores + 1,
+            shared.config.in_flight_per_core_max,
+        );
+        shared
+            .live
+            .rcu(|before| Live::after(Some(before), table.clone(), places, max));
     }
 
     /// The resourceVersion of the table in force: what is reported to the leader.
@@ -173,17 +203,37 @@ impl Proxy {
     ) -> BoxFuture<'static, Result<Response<Body>, InternalError>> {
         let core = self.place();
         let started = Instant::now();
-        let default_port = if req.uri().scheme_str() == Some("https") { 443 } else { 80 };
+        let default_port = if req.uri().scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
         let authority = match req.uri().authority() {
             Some(authority) => authority.as_str().to_string(),
-            None => req.headers().get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_string(),
+            None => req
+                .headers()
+                .get(HOST)
+                .and_then(|h| h.to_str().ok())
+                .unwrap_or_default()
+                .to_string(),
         };
-        if let Err(Miss::NotAService { host }) =
-            find_service(&core.shared.live.load().table, &authority, caller_namespace, default_port)
-        {
-            return Box::pin(async move { Err(InternalError::NotAService { host, request: Box::new(req) }) });
+        if let Err(Miss::NotAService { host }) = find_service(
+            &core.shared.live.load().table,
+            &authority,
+            caller_namespace,
+            default_port,
+        ) {
+            return Box::pin(async move {
+                Err(InternalError::NotAService {
+                    host,
+                    request: Box::new(req),
+                })
+            });
         }
-        let route = Route::Internal { namespace: caller_namespace.into(), default_port };
+        let route = Route::Internal {
+            namespace: caller_namespace.into(),
+            default_port,
+        };
         Box::pin(async move { Ok(internal(core, route, ctx, req, &authority, started).await) })
     }
 
@@ -192,20 +242,26 @@ impl Proxy {
     ///
     /// # Errors
     /// [`Failure`] with code `upstream_connect_failed`, `upstream_reset` or `deadline_exceeded`.
-    pub fn outside(&self, ctx: &CallContext, req: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, Failure>> {
+    pub fn outside(
+        &self,
+        ctx: &CallContext,
+        req: Request<Body>,
+    ) -> BoxFuture<'static, Result<Response<Body>, Failure>> {
         let (core, deadline) = (self.place(), ctx.deadline);
         Box::pin(async move {
             let (mut parts, body) = req.into_parts();
             edge::strip(&mut parts.headers, true)?;
             let work = core.outside.send(Request::from_parts(parts, body));
             let mut response = match deadline {
-                Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(|_| {
-                    Err(Failure::new(
-                        http::StatusCode::GATEWAY_TIMEOUT,
-                        "deadline_exceeded",
-                        "the server did not answer before the request's deadline",
-                    ))
-                })?,
+                Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(Failure::new(
+                            http::StatusCode::GATEWAY_TIMEOUT,
+                            "deadline_exceeded",
+                            "the server did not answer before the request's deadline",
+                        ))
+                    })?,
                 None => work.await?,
             };
             edge::strip(response.headers_mut(), false)?;
@@ -214,7 +270,11 @@ impl Proxy {
     }
 
     /// Answers a request that another node's proxy sent over the node-to-node listener.
-    pub fn serve_peer<B>(&self, req: Request<B>, peer: PeerIdentity) -> BoxFuture<'static, Response<Body>>
+    pub fn serve_peer<B>(
+        &self,
+        req: Request<B>,
+        peer: PeerIdentity,
+    ) -> BoxFuture<'static, Response<Body>>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -236,7 +296,12 @@ impl Proxy {
     /// further calls return at once.
     pub async fn shutdown(&self, grace: Duration) {
         self.inner.stop.send_replace(Some(Instant::now() + grace));
-        let running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self
+            .inner
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(running) = running else { return };
         for done in running.cores_done {
             // The sender is dropped, never used: an error is the signal.
@@ -251,7 +316,11 @@ impl Proxy {
     fn place(&self) -> Arc<PerCore> {
         CURRENT
             .with(|current| {
-                current.borrow().as_ref().filter(|core| Arc::ptr_eq(&core.shared, &self.inner.shared)).cloned()
+                current
+                    .borrow()
+                    .as_ref()
+                    .filter(|core| Arc::ptr_eq(&core.shared, &self.inner.shared))
+                    .cloned()
             })
             .unwrap_or_else(|| self.inner.elsewhere.clone())
     }
@@ -259,7 +328,11 @@ impl Proxy {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(running) = running {
             // Never shut down: the cores stop by themselves when the channel goes, the writer has to be told.
             running.writer.stop();
@@ -269,7 +342,10 @@ impl Drop for Inner {
 
 impl std::fmt::Debug for Proxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Proxy").field("ingress_addr", &self.inner.ingress_addr).field("applied", &self.applied()).finish()
+        f.debug_struct("Proxy")
+            .field("ingress_addr", &self.inner.ingress_addr)
+            .field("applied", &self.applied())
+            .finish()
     }
 }
 
@@ -282,19 +358,37 @@ async fn internal(
     started: Instant,
 ) -> Response<Body> {
     let (mut parts, body) = req.into_parts();
-    let request_id = ctx.request_id.clone().unwrap_or_else(|| ids::request_id(&parts.headers, &core.numbers));
-    let parent = parts.headers.get(ids::TRACEPARENT).or(ctx.traceparent.as_ref());
+    let request_id = ctx
+        .request_id
+        .clone()
+        .unwrap_or_else(|| ids::request_id(&parts.headers, &core.numbers));
+    let parent = parts
+        .headers
+        .get(ids::TRACEPARENT)
+        .or(ctx.traceparent.as_ref());
     let traceparent = ids::traceparent(parent, &core.numbers);
-    let note = core.log.is_wanted().then(|| Note::new(&parts.method, authority, parts.uri.path(), None));
+    let note = core
+        .log
+        .is_wanted()
+        .then(|| Note::new(&parts.method, authority, parts.uri.path(), None));
     let ticket = Ticket::new(&core, started, note, request_id.clone());
-    let checked = if ctx.depth > CALL_DEPTH_MAX { Err(inbound::loop_detected()) } else { edge::normal_form(&mut parts) };
+    let checked = if ctx.depth > CALL_DEPTH_MAX {
+        Err(inbound::loop_detected())
+    } else {
+        edge::normal_form(&mut parts)
+    };
     if let Err(failure) = checked {
         return forward::failed(&failure, ticket).map(BodyExt::boxed_unsync);
     }
     parts.headers.insert(ids::REQUEST_ID, request_id.clone());
     parts.headers.insert(ids::TRACEPARENT, traceparent.clone());
-    let ctx = CallContext { request_id: Some(request_id), traceparent: Some(traceparent), ..ctx };
-    let response = forward::forward(&core, &route, ctx, Request::from_parts(parts, body), ticket).await;
+    let ctx = CallContext {
+        request_id: Some(request_id),
+        traceparent: Some(traceparent),
+        ..ctx
+    };
+    let response =
+        forward::forward(&core, &route, ctx, Request::from_parts(parts, body), ticket).await;
     response.map(BodyExt::boxed_unsync)
 }
 
@@ -334,8 +428,13 @@ pub fn absolute(scheme: http::uri::Scheme, req: &mut Request<Body>) -> Result<()
     if req.uri().authority().is_some() {
         return Ok(());
     }
-    let host = req.headers().get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
-    let authority = http::uri::Authority::try_from(host).map_err(|e| Failure::bad_request(e.to_string()))?;
+    let host = req
+        .headers()
+        .get(HOST)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
+    let authority =
+        http::uri::Authority::try_from(host).map_err(|e| Failure::bad_request(e.to_string()))?;
     let mut parts = std::mem::take(req.uri_mut()).into_parts();
     parts.scheme = Some(scheme);
     parts.authority = Some(authority);

@@ -67,13 +67,27 @@ pub struct ReplicaError {
 
 impl ReplicaError {
     /// An error that is the end of the request.
-    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into(), fix: None, retriable: false, request: None }
+    pub fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+            fix: None,
+            retriable: false,
+            request: None,
+        }
     }
 
     /// A refusal before anything was read: busy, draining or gone.
     pub fn refused(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { retriable: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message) }
+        Self {
+            retriable: true,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+        }
     }
 }
 

@@ -44,13 +44,21 @@ impl Shared {
     pub fn new(config: Config) -> Self {
         // One place more than cores: for calls from other threads.
         let places = config.cores + 1;
-        let special = |label: &str| Arc::new(ServiceState::new(label.into(), places));
+        let in_flight_max = config.in_flight_per_core_max;
+        // Misses hold nothing. What peers send is bounded where it comes from and by the replicas themselves; a bound over
+        // all Services together would let one of them shut out the others.
+        let special = |label: &str, max| Arc::new(ServiceState::new(label.into(), places, max));
         Self {
-            live: ArcSwap::from_pointee(Live::after(None, Arc::new(Table::default()), places)),
+            live: ArcSwap::from_pointee(Live::after(
+                None,
+                Arc::new(Table::default()),
+                places,
+                in_flight_max,
+            )),
             epoch: Instant::now(),
-            unrouted: special("-"),
-            direct: special("(pod address)"),
-            from_peers: special("(from peers)"),
+            unrouted: special("-", u32::MAX),
+            direct: special("(pod address)", in_flight_max),
+            from_peers: special("(from peers)", u32::MAX),
             open_connections: (0..config.cores).map(|_| AtomicUsize::new(0)).collect(),
             refused_connections: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -106,7 +114,9 @@ impl PerCore {
     /// Credits the budget with the retries a quiet core may make.
     pub fn second_passed(&self) {
         let budget = self.retry_budget.load(Relaxed);
-        let credit = (RETRIES_PER_SECOND_MIN * RETRY_COST).min(RETRY_BUDGET_MAX - budget).max(0);
+        let credit = (RETRIES_PER_SECOND_MIN * RETRY_COST)
+            .min(RETRY_BUDGET_MAX - budget)
+            .max(0);
         self.retry_budget.fetch_add(credit, Relaxed);
     }
 

@@ -14,8 +14,8 @@ use crate::shared::Shared;
 /// Upper bounds of the duration buckets in microseconds: OpenTelemetry's for HTTP, with finer ones below, because a
 /// replica in this process answers in tens of microseconds.
 pub(crate) const BUCKETS_US: [u64; 18] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 5_000_000, 10_000_000,
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000,
+    500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
 ];
 
 /// Status codes of one Service counted exactly; any further ones are counted as 0.
@@ -35,14 +35,19 @@ pub(crate) struct CoreStats {
 impl CoreStats {
     pub fn finished(&self, code: u16, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS_US.iter().position(|b| us <= *b).unwrap_or(BUCKETS_US.len());
+        let bucket = BUCKETS_US
+            .iter()
+            .position(|b| us <= *b)
+            .unwrap_or(BUCKETS_US.len());
         self.buckets[bucket].fetch_add(1, Relaxed);
         self.sum_us.fetch_add(us, Relaxed);
         for (slot, count) in &self.codes {
             let held = slot.load(Relaxed);
             let mine = held == code
                 || (held == 0
-                    && slot.compare_exchange(0, code, Relaxed, Relaxed).map_or_else(|won| won == code, |_| true));
+                    && slot
+                        .compare_exchange(0, code, Relaxed, Relaxed)
+                        .map_or_else(|won| won == code, |_| true));
             if mine {
                 count.fetch_add(1, Relaxed);
                 return;
@@ -71,7 +76,10 @@ impl Sum {
                 *total += bucket.load(Relaxed);
             }
             let other = (0, core.other.load(Relaxed));
-            let exact = core.codes.iter().map(|(code, count)| (code.load(Relaxed), count.load(Relaxed)));
+            let exact = core
+                .codes
+                .iter()
+                .map(|(code, count)| (code.load(Relaxed), count.load(Relaxed)));
             for (code, count) in exact.chain([other]).filter(|(_, count)| *count > 0) {
                 match sum.codes.iter_mut().find(|(c, _)| *c == code) {
                     Some((_, total)) => *total += count,
@@ -90,7 +98,10 @@ struct Labels<'a> {
 }
 
 impl EncodeLabelSet for Labels<'_> {
-    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+    fn encode(
+        &self,
+        encoder: &mut prometheus_client::encoding::LabelSetEncoder<'_>,
+    ) -> Result<(), fmt::Error> {
         use prometheus_client::encoding::EncodeLabel;
         ("service", self.service).encode(encoder.encode_label())?;
         match self.code {
@@ -129,7 +140,10 @@ impl Collector for Figures {
         for (service, sum) in &services {
             for (code, count) in &sum.codes {
                 requests
-                    .encode_family(&Labels { service, code: Some(*code) })?
+                    .encode_family(&Labels {
+                        service,
+                        code: Some(*code),
+                    })?
                     .encode_counter::<NoLabelSet, _, u64>(count, None)?;
             }
         }
@@ -140,14 +154,22 @@ impl Collector for Figures {
             MetricType::Histogram,
         )?;
         for (service, sum) in &services {
-            let bounds = BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+            let bounds = BUCKETS_US
+                .iter()
+                .map(|us| *us as f64 / 1e6)
+                .chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(sum.buckets).collect();
-            durations.encode_family(&Labels { service, code: None })?.encode_histogram::<NoLabelSet>(
-                sum.sum_us as f64 / 1e6,
-                sum.buckets.iter().sum(),
-                &buckets,
-                None,
-            )?;
+            durations
+                .encode_family(&Labels {
+                    service,
+                    code: None,
+                })?
+                .encode_histogram::<NoLabelSet>(
+                    sum.sum_us as f64 / 1e6,
+                    sum.buckets.iter().sum(),
+                    &buckets,
+                    None,
+                )?;
         }
         let mut in_flight = encoder.encode_descriptor(
             "coracle_proxy_requests_in_flight",
@@ -156,11 +178,26 @@ impl Collector for Figures {
             MetricType::Gauge,
         )?;
         for (service, sum) in &services {
-            in_flight.encode_family(&Labels { service, code: None })?.encode_gauge(&sum.in_flight)?;
+            in_flight
+                .encode_family(&Labels {
+                    service,
+                    code: None,
+                })?
+                .encode_gauge(&sum.in_flight)?;
         }
-        let open: u64 = self.0.open_connections.iter().map(|c| c.load(Relaxed) as u64).sum();
+        let open: u64 = self
+            .0
+            .open_connections
+            .iter()
+            .map(|c| c.load(Relaxed) as u64)
+            .sum();
         encoder
-            .encode_descriptor("coracle_proxy_connections", "Open ingress connections", None, MetricType::Gauge)?
+            .encode_descriptor(
+                "coracle_proxy_connections",
+                "Open ingress connections",
+                None,
+                MetricType::Gauge,
+            )?
             .encode_gauge(&open)?;
         encoder
             .encode_descriptor(
@@ -169,7 +206,10 @@ impl Collector for Figures {
                 None,
                 MetricType::Counter,
             )?
-            .encode_counter::<NoLabelSet, _, u64>(&self.0.refused_connections.load(Relaxed), None)?;
+            .encode_counter::<NoLabelSet, _, u64>(
+                &self.0.refused_connections.load(Relaxed),
+                None,
+            )?;
         encoder
             .encode_descriptor(
                 "coracle_proxy_retries",

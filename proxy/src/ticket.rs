@@ -26,7 +26,12 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub fn new(core: &Arc<PerCore>, started: Instant, note: Option<Note>, request_id: HeaderValue) -> Self {
+    pub fn new(
+        core: &Arc<PerCore>,
+        started: Instant,
+        note: Option<Note>,
+        request_id: HeaderValue,
+    ) -> Self {
         core.request_made();
         let service = core.shared.unrouted.clone();
         service.stats(core.index).in_flight.fetch_add(1, Relaxed);
@@ -49,11 +54,14 @@ impl Ticket {
         self.leave_pod();
         let here = service.stats(self.core.index);
         if !Arc::ptr_eq(service, &self.service) {
-            if here.in_flight.load(Relaxed) >= self.core.shared.config.in_flight_per_core_max {
+            if here.in_flight.load(Relaxed) >= service.in_flight_max {
                 return false;
             }
             here.in_flight.fetch_add(1, Relaxed);
-            self.service.stats(self.core.index).in_flight.fetch_sub(1, Relaxed);
+            self.service
+                .stats(self.core.index)
+                .in_flight
+                .fetch_sub(1, Relaxed);
             self.service = service.clone();
         }
         if let Some(pod) = pod {
@@ -97,7 +105,10 @@ impl Drop for Ticket {
         stats.in_flight.fetch_sub(1, Relaxed);
         stats.finished(self.status.as_u16(), took);
         if let Some(note) = self.note.take() {
-            let code = self.code.take().or((!self.ended).then_some(Cow::Borrowed("client_left")));
+            let code = self
+                .code
+                .take()
+                .or((!self.ended).then_some(Cow::Borrowed("client_left")));
             let record = Record {
                 note,
                 status: self.status.as_u16(),

@@ -25,7 +25,11 @@ pub(crate) const MERGE: &str = "application/merge-patch+json";
 pub(crate) enum Failure {
     /// The API server said no.
     #[error("the API server answered {code} {reason}: {message}")]
-    Status { code: u16, reason: String, message: String },
+    Status {
+        code: u16,
+        reason: String,
+        message: String,
+    },
     /// It could not be asked, or its answer broke off.
     #[error("the API server cannot be reached: {0}")]
     Transport(String),
@@ -50,7 +54,10 @@ pub(crate) struct Api {
 impl Api {
     /// A client with the node's identity; connects at the first request.
     pub fn new(config: &RunnerConfig) -> Result<Self, String> {
-        let url = config.api_url.parse().map_err(|e| format!("{:?} is not a URL: {e}", config.api_url))?;
+        let url = config
+            .api_url
+            .parse()
+            .map_err(|e| format!("{:?} is not a URL: {e}", config.api_url))?;
         let mut settings = kube::Config::new(url);
         let roots = tls::certificates(&config.ca_pem)?;
         settings.root_cert = Some(roots.iter().map(|c| c.to_vec()).collect());
@@ -61,7 +68,9 @@ impl Api {
         .map_err(|e| e.to_string())?;
         // Each caller has its own rule of what to repeat and when.
         settings.default_retry = false;
-        kube::Client::try_from(settings).map(|client| Self { client }).map_err(|e| e.to_string())
+        kube::Client::try_from(settings)
+            .map(|client| Self { client })
+            .map_err(|e| e.to_string())
     }
 
     /// Sends a request and returns the answer if its status is a success.
@@ -70,19 +79,36 @@ impl Api {
         let response = match sent {
             Ok(Ok(response)) => response,
             Ok(Err(e)) => return Err(Failure::Transport(chain(&e))),
-            Err(_) => return Err(Failure::Transport(format!("no answer in {} s", REQUEST_TIMEOUT.as_secs()))),
+            Err(_) => {
+                return Err(Failure::Transport(format!(
+                    "no answer in {} s",
+                    REQUEST_TIMEOUT.as_secs()
+                )));
+            }
         };
         if response.status().is_success() {
             return Ok(response);
         }
         let code = response.status().as_u16();
-        let body = collect(response.into_body(), 64 << 10).await.unwrap_or_default();
+        let body = collect(response.into_body(), 64 << 10)
+            .await
+            .unwrap_or_default();
         let status: Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = |field: &str| status[field].as_str().unwrap_or_default().to_string();
-        Err(Failure::Status { code, reason: text("reason"), message: text("message") })
+        Err(Failure::Status {
+            code,
+            reason: text("reason"),
+            message: text("message"),
+        })
     }
 
-    async fn json(&self, method: Method, path: &str, kind: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    async fn json(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
         let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -91,11 +117,14 @@ impl Api {
             .header(header::ACCEPT, "application/json")
             .body(Body::from(body))
             .map_err(|e| Failure::Transport(e.to_string()))?;
-        let answer = collect(self.send(request).await?.into_body(), ANSWER_BYTES_MAX).await.map_err(Failure::Transport)?;
+        let answer = collect(self.send(request).await?.into_body(), ANSWER_BYTES_MAX)
+            .await
+            .map_err(Failure::Transport)?;
         if answer.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&answer).map_err(|e| Failure::Transport(format!("the answer is not JSON: {e}")))
+        serde_json::from_slice(&answer)
+            .map_err(|e| Failure::Transport(format!("the answer is not JSON: {e}")))
     }
 
     /// GET.
@@ -105,12 +134,14 @@ impl Api {
 
     /// POST.
     pub async fn create(&self, path: &str, object: &Value) -> Result<Value, Failure> {
-        self.json(Method::POST, path, "application/json", Some(object)).await
+        self.json(Method::POST, path, "application/json", Some(object))
+            .await
     }
 
     /// PUT.
     pub async fn put(&self, path: &str, object: &Value) -> Result<Value, Failure> {
-        self.json(Method::PUT, path, "application/json", Some(object)).await
+        self.json(Method::PUT, path, "application/json", Some(object))
+            .await
     }
 
     /// PATCH with a JSON merge patch.
@@ -120,13 +151,18 @@ impl Api {
 
     /// DELETE with options.
     pub async fn delete(&self, path: &str, options: &Value) -> Result<Value, Failure> {
-        self.json(Method::DELETE, path, "application/json", Some(options)).await
+        self.json(Method::DELETE, path, "application/json", Some(options))
+            .await
     }
 
     /// GET whose answer streams.
     pub async fn stream(&self, path: &str, accept: &str) -> Result<Response<Body>, Failure> {
-        let request = Request::builder().uri(path).header(header::ACCEPT, accept).body(Body::empty());
-        self.send(request.map_err(|e| Failure::Transport(e.to_string()))?).await
+        let request = Request::builder()
+            .uri(path)
+            .header(header::ACCEPT, accept)
+            .body(Body::empty());
+        self.send(request.map_err(|e| Failure::Transport(e.to_string()))?)
+            .await
     }
 }
 

@@ -24,7 +24,11 @@ pub(crate) struct Configs {
 
 impl Configs {
     pub fn new(api: Api, into: mpsc::Sender<Input>) -> Self {
-        Self { api, into, open: BTreeMap::new() }
+        Self {
+            api,
+            into,
+            open: BTreeMap::new(),
+        }
     }
 
     /// Begins to tell about an object.
@@ -64,7 +68,10 @@ async fn tell(config: ConfigRef, mut changes: mpsc::Receiver<Change>, into: mpsc
     let mut known: Option<Option<Arc<Value>>> = None;
     while let Some(change) = changes.recv().await {
         let object = match change {
-            Change::Listed { items, .. } => items.into_iter().find(|i| meta::name(i) == config.key.name).map(Arc::new),
+            Change::Listed { items, .. } => items
+                .into_iter()
+                .find(|i| meta::name(i) == config.key.name)
+                .map(Arc::new),
             Change::Put { object, .. } => Some(Arc::new(object)),
             Change::Gone { .. } => None,
             Change::Seen { .. } => continue,
@@ -73,7 +80,14 @@ async fn tell(config: ConfigRef, mut changes: mpsc::Receiver<Change>, into: mpsc
             continue;
         }
         known = Some(object.clone());
-        if into.send(Input::Config { config: config.clone(), object }).await.is_err() {
+        if into
+            .send(Input::Config {
+                config: config.clone(),
+                object,
+            })
+            .await
+            .is_err()
+        {
             return;
         }
     }

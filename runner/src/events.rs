@@ -82,7 +82,11 @@ async fn write_all(api: Api, node: String, mut queue: mpsc::Receiver<Note>) {
                 if recent.len() >= RECENT_MAX {
                     recent.pop_front();
                 }
-                recent.push_back(Recent { note, name, count: 1 });
+                recent.push_back(Recent {
+                    note,
+                    name,
+                    count: 1,
+                });
             }
             // The namespace is going away, and the pod with it.
             Err(e) if matches!(e.code(), 403 | 404) => {}

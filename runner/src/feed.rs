@@ -62,7 +62,12 @@ pub(crate) async fn run(
     let (tx, mut changes) = mpsc::channel(QUEUE);
     for (plural, path) in RESOURCES {
         let (from, mut to) = mpsc::channel(QUEUE);
-        tokio::spawn(list_watch::run(api.clone(), Target::all(path), from, stop.clone()));
+        tokio::spawn(list_watch::run(
+            api.clone(),
+            Target::all(path),
+            from,
+            stop.clone(),
+        ));
         let tx: mpsc::Sender<(&'static str, Change)> = tx.clone();
         tokio::spawn(async move {
             while let Some(change) = to.recv().await {
@@ -75,7 +80,11 @@ pub(crate) async fn run(
     drop(tx);
     let (applied_to, applied) = watch::channel(0);
     tokio::spawn(acknowledge(api, node.clone(), applied, stop.clone()));
-    let mut feed = Feed { sources: Sources::new(&node), listed: Vec::new(), dirty: false };
+    let mut feed = Feed {
+        sources: Sources::new(&node),
+        listed: Vec::new(),
+        dirty: false,
+    };
     let mut ready = Some(ready);
     loop {
         tokio::select! {
@@ -99,8 +108,8 @@ pub(crate) async fn run(
         if std::mem::take(&mut feed.dirty) {
             proxy.swap(Arc::new(Table::build(&feed.sources)));
             if let Some(ready) = ready.take() {
-                // Nobody may wait for it.
-                drop(ready.send(()));
+                // An error says that nobody waits for it any more.
+                ready.send(()).ok();
             }
         }
         // After the swap: everything up to here is in force.
@@ -169,7 +178,12 @@ impl Feed {
 }
 
 /// Tells the leader what is in force: at once when it changes, and again while it does not.
-async fn acknowledge(api: Api, node: String, mut applied: watch::Receiver<u64>, stop: CancellationToken) {
+async fn acknowledge(
+    api: Api,
+    node: String,
+    mut applied: watch::Receiver<u64>,
+    stop: CancellationToken,
+) {
     let path = format!("/coracle/v1/proxies/{node}");
     loop {
         let revision = *applied.borrow_and_update();

@@ -29,21 +29,31 @@ pub(crate) struct PodOutbound {
 }
 
 impl Outbound for PodOutbound {
-    fn send(&self, ctx: CallContext, mut req: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, OutboundError>> {
-        let onward = coracle_proxy::CallContext { depth: ctx.depth, deadline: ctx.deadline, ..Default::default() };
+    fn send(
+        &self,
+        ctx: CallContext,
+        req: Request<Body>,
+    ) -> BoxFuture<'static, Result<Response<Body>, OutboundError>> {
+        let onward = coracle_proxy::CallContext {
+            depth: ctx.depth,
+            deadline: ctx.deadline,
+            ..Default::default()
+        };
         let (host, port) = target(&req);
         if self.is_own(&host) {
             return self.sibling(onward, port, req);
         }
         let Some(proxy) = self.net.proxy.get().cloned() else {
-            return Box::pin(async { Err(OutboundError::Unavailable("the node is starting".into())) });
+            return Box::pin(async {
+                Err(OutboundError::Unavailable("the node is starting".into()))
+            });
         };
         let internal = proxy.internal(onward.clone(), &self.pod.namespace, req);
         Box::pin(async move {
             match internal.await {
                 Ok(response) => Ok(response),
                 Err(InternalError::NotAService { request, .. }) => {
-                    req = *request;
+                    let mut req = *request;
                     coracle_proxy::absolute(Scheme::HTTP, &mut req).map_err(|f| translate(&f))?;
                     proxy.outside(&onward, req).await.map_err(|f| translate(&f))
                 }
@@ -55,8 +65,13 @@ impl Outbound for PodOutbound {
 impl PodOutbound {
     /// Whether a host is the pod itself.
     fn is_own(&self, host: &str) -> bool {
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
-        host.eq_ignore_ascii_case("localhost") || literal.is_some_and(|ip| ip.is_loopback() || Some(ip) == self.ip)
+        let literal = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+            .ok();
+        host.eq_ignore_ascii_case("localhost")
+            || literal.is_some_and(|ip| ip.is_loopback() || Some(ip) == self.ip)
     }
 
     /// A request to a container of the same pod: no proxy, as localhost needs none.
@@ -78,7 +93,9 @@ impl PodOutbound {
                 })
             }
             _ => Box::pin(async move {
-                Err(OutboundError::Unavailable(format!("no container of the pod serves on localhost:{port}")))
+                Err(OutboundError::Unavailable(format!(
+                    "no container of the pod serves on localhost:{port}"
+                )))
             }),
         }
     }
@@ -86,13 +103,25 @@ impl PodOutbound {
 
 /// Host and port a request is for.
 fn target(req: &Request<Body>) -> (String, u16) {
-    let default = if req.uri().scheme_str() == Some("https") { 443 } else { 80 };
+    let default = if req.uri().scheme_str() == Some("https") {
+        443
+    } else {
+        80
+    };
     let text = match req.uri().authority() {
         Some(authority) => authority.as_str().to_string(),
-        None => req.headers().get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_string(),
+        None => req
+            .headers()
+            .get(HOST)
+            .and_then(|h| h.to_str().ok())
+            .unwrap_or_default()
+            .to_string(),
     };
     match text.parse::<http::uri::Authority>() {
-        Ok(authority) => (authority.host().to_string(), authority.port_u16().unwrap_or(default)),
+        Ok(authority) => (
+            authority.host().to_string(),
+            authority.port_u16().unwrap_or(default),
+        ),
         Err(_) => (text, default),
     }
 }
@@ -114,11 +143,18 @@ pub(crate) fn may_reach(ip: IpAddr, private: bool) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {
             let shared = v4.octets()[0] == 100 && (64..128).contains(&v4.octets()[1]);
-            let never = v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast();
+            let never = v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_multicast()
+                || v4.is_broadcast();
             !never && v4.octets()[0] != 0 && (private || !(v4.is_private() || shared))
         }
         IpAddr::V6(v6) => {
-            let never = v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local();
+            let never = v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_multicast()
+                || v6.is_unicast_link_local();
             !never && (private || !v6.is_unique_local())
         }
     }
@@ -146,7 +182,11 @@ mod tests {
             ("2606:4700::1111", true, true),
         ] {
             let ip: IpAddr = ip.parse().unwrap();
-            assert_eq!((may_reach(ip, true), may_reach(ip, false)), (open, strict), "{ip}");
+            assert_eq!(
+                (may_reach(ip, true), may_reach(ip, false)),
+                (open, strict),
+                "{ip}"
+            );
         }
     }
 

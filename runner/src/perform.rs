@@ -25,6 +25,7 @@ use crate::outbound::Net;
 use crate::pull::Images;
 use crate::volumes::Volumes;
 use code::Known;
+pub(crate) use writes::WRITES_MAX;
 
 /// What the work needs; shared by all tasks.
 pub(crate) struct Tools {
@@ -76,7 +77,11 @@ pub(crate) struct Performer {
 impl Performer {
     pub fn new(tools: Arc<Tools>) -> Self {
         let configs = Configs::new(tools.api.clone(), tools.results.clone());
-        Self { tools, pods: Pods::default(), configs }
+        Self {
+            tools,
+            pods: Pods::default(),
+            configs,
+        }
     }
 
     /// Removes what pods left behind that are not on this node any more; called after the first list.
@@ -114,28 +119,65 @@ impl Performer {
                 self.answer(uid.clone(), async move { mount(tools, uid, volumes).await });
             }
             Action::UpdateVolume { uid, volume } => {
-                entry(&pods, &uid, |pod| pod.volumes.iter_mut().filter(|v| v.name == volume.name).for_each(|v| *v = volume.clone()));
+                existing(&pods, &uid, |pod| {
+                    pod.volumes
+                        .iter_mut()
+                        .filter(|v| v.name == volume.name)
+                        .for_each(|v| *v = volume.clone())
+                });
                 tokio::task::spawn_blocking(move || {
                     if let Err(problem) = tools.volumes.update(&uid, &volume) {
                         tracing::warn!(uid, volume = volume.name, %problem, "a volume could not be brought up to date");
                     }
                 });
             }
-            Action::Pull { at, image, policy, known_digest, .. } => self.answer(at.uid.clone(), async move {
-                match tools.images.pull(&image, policy, known_digest.as_deref()).await {
+            Action::Pull {
+                at,
+                image,
+                policy,
+                known_digest,
+                ..
+            } => self.answer(at.uid.clone(), async move {
+                match tools
+                    .images
+                    .pull(&image, policy, known_digest.as_deref())
+                    .await
+                {
                     Ok(image) => Input::Pulled { at, image },
-                    Err((failure, problem)) => Input::PullFailed { at, failure, problem },
+                    Err((failure, problem)) => Input::PullFailed {
+                        at,
+                        failure,
+                        problem,
+                    },
                 }
             }),
-            Action::Prepare { at, image, siblings } => {
-                self.answer(at.uid.clone(), async move { prepare(tools, pods, at, image, siblings).await });
+            Action::Prepare {
+                at,
+                image,
+                siblings,
+            } => {
+                self.answer(at.uid.clone(), async move {
+                    prepare(tools, pods, at, image, siblings).await
+                });
             }
-            Action::Link { at, pod, pod_ip, grants } => {
-                self.answer(at.uid.clone(), async move { run::link(tools, pods, at, pod, pod_ip, *grants).await });
+            Action::Link {
+                at,
+                pod,
+                pod_ip,
+                grants,
+            } => {
+                self.answer(at.uid.clone(), async move {
+                    run::link(tools, pods, at, pod, pod_ip, *grants).await
+                });
             }
             Action::Start { at } => run::start(&tools, &pods, at),
             Action::Serve { at, port } => run::serve(&tools, &pods, &at, port),
-            Action::Probe { at, kind, check, timeout_ms } => self.answer(at.uid.clone(), async move {
+            Action::Probe {
+                at,
+                kind,
+                check,
+                timeout_ms,
+            } => self.answer(at.uid.clone(), async move {
                 let outcome = run::probe(&tools, &at, &check, timeout_ms).await;
                 Input::Probed { at, kind, outcome }
             }),
@@ -149,15 +191,36 @@ impl Performer {
             }
             Action::Kill { uid } => run::kill(&tools, &pods, uid),
             Action::Forget { uid, pod } => self.forget(uid, pod),
-            Action::WriteStatus { key, uid, revision, seq, status } => {
+            Action::WriteStatus {
+                key,
+                uid,
+                revision,
+                seq,
+                status,
+            } => {
                 tokio::spawn(writes::status(tools, key, uid, revision, seq, status));
             }
             Action::DeletePod { key, uid } => {
                 tokio::spawn(writes::delete(tools, key, uid));
             }
-            Action::Event { key, uid, container, kind, reason, message } => {
+            Action::Event {
+                key,
+                uid,
+                container,
+                kind,
+                reason,
+                message,
+            } => {
                 tracing::debug!(pod = %key, container, reason, message, "event");
-                tools.events.note(Note { key, uid, container, kind, reason, message, at: Timestamp::now() });
+                tools.events.note(Note {
+                    key,
+                    uid,
+                    container,
+                    kind,
+                    reason,
+                    message,
+                    at: Timestamp::now(),
+                });
             }
             // The loop keeps the time.
             Action::WakeAt(_) => {}
@@ -179,7 +242,11 @@ impl Performer {
     }
 
     fn forget(&self, uid: String, pod: Key) {
-        let removed = self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        let removed = self
+            .pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&uid);
         if let Some(entry) = removed {
             entry.stop.cancel();
         }
@@ -193,6 +260,18 @@ impl Performer {
             }
         });
     }
+}
+
+/// Looks at a pod's entry if there is one: results that come after a pod was forgotten must not bring it back.
+pub(crate) fn existing<T>(
+    pods: &Pods,
+    uid: &str,
+    look: impl FnOnce(&mut PodEntry) -> T,
+) -> Option<T> {
+    pods.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_mut(uid)
+        .map(look)
 }
 
 /// Looks at a pod's entry, made if it is not there.
@@ -213,22 +292,39 @@ async fn mount(tools: Arc<Tools>, uid: String, volumes: Vec<Volume>) -> Input {
     }
 }
 
-async fn prepare(tools: Arc<Tools>, pods: Pods, at: At, image: Image, siblings: Vec<(String, Image)>) -> Input {
+async fn prepare(
+    tools: Arc<Tools>,
+    pods: Pods,
+    at: At,
+    image: Image,
+    siblings: Vec<(String, Image)>,
+) -> Input {
     match code::prepare(&tools, &at, &image, &siblings).await {
         Ok((kind, artifact)) => {
             if let Some(artifact) = artifact {
-                entry(&pods, &at.uid, |pod| pod.artifacts.insert(at.container.clone(), artifact));
+                existing(&pods, &at.uid, |pod| {
+                    pod.artifacts.insert(at.container.clone(), artifact)
+                });
             }
             Input::Prepared { at, kind }
         }
         Err(error) => {
-            let problem = Problem::new(error.problem.code, error.problem.message, error.problem.fix);
-            Input::PrepareFailed { at, problem, permanent: error.permanent }
+            let problem =
+                Problem::new(error.problem.code, error.problem.message, error.problem.fix);
+            Input::PrepareFailed {
+                at,
+                problem,
+                permanent: error.permanent,
+            }
         }
     }
 }
 
 /// A task of ours ended badly: that is a bug, and the pod says so.
 fn host(error: &tokio::task::JoinError) -> Problem {
-    Problem::new("E_HOST", format!("the node failed: {error}"), "Look at the node's log and report this")
+    Problem::new(
+        "E_HOST",
+        format!("the node failed: {error}"),
+        "Look at the node's log and report this",
+    )
 }

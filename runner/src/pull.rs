@@ -49,7 +49,12 @@ pub(crate) struct Images {
 
 impl Images {
     /// Opens the store in a directory.
-    pub fn open(dir: &Path, bytes_max: u64, api: Api, mut registry_hosts: Vec<String>) -> io::Result<Self> {
+    pub fn open(
+        dir: &Path,
+        bytes_max: u64,
+        api: Api,
+        mut registry_hosts: Vec<String>,
+    ) -> io::Result<Self> {
         registry_hosts.extend(["localhost:5000", "127.0.0.1:5000"].map(String::from));
         Ok(Self {
             store: Store::open(dir, bytes_max)?,
@@ -78,14 +83,29 @@ impl Images {
     }
 
     /// Makes sure that an image is here.
-    pub async fn pull(&self, image: &str, policy: PullPolicy, known_digest: Option<&str>) -> Result<Image, PullError> {
+    pub async fn pull(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        known_digest: Option<&str>,
+    ) -> Result<Image, PullError> {
         let reference = Reference::parse(image, &self.registry_hosts).map_err(|why| {
             let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
-            (PullFailure::InvalidName, Problem::new("E_IMAGE_NAME", format!("{image:?} is not an image name: {why}"), fix))
+            (
+                PullFailure::InvalidName,
+                Problem::new(
+                    "E_IMAGE_NAME",
+                    format!("{image:?} is not an image name: {why}"),
+                    fix,
+                ),
+            )
         })?;
         let flight = self.flight(image);
         let _alone = flight.lock().await;
-        let mut digest = reference.digest.clone().or_else(|| known_digest.map(String::from));
+        let mut digest = reference
+            .digest
+            .clone()
+            .or_else(|| known_digest.map(String::from));
         if digest.is_none() && policy != PullPolicy::Always {
             digest = self.store.tag(image).map_err(|e| disk(&e))?;
         }
@@ -100,23 +120,36 @@ impl Images {
             );
             return Err((PullFailure::NeverPull, problem));
         }
-        let _permit = self.permits.acquire().await.map_err(|e| disk(&io::Error::other(e)))?;
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .map_err(|e| disk(&io::Error::other(e)))?;
         let record = match &reference.place {
             Place::Embedded => self.fetch(&self.embedded, &reference, digest).await,
             Place::Outside(_) => {
-                let source = self.outside.source(&reference).map_err(|e| failed(&reference, &e))?;
+                let source = self
+                    .outside
+                    .source(&reference)
+                    .map_err(|e| failed(&reference, &e))?;
                 self.fetch(&source, &reference, digest).await
             }
         }?;
         if reference.digest.is_none() {
-            let (store, image, digest) = (self.store.clone(), image.to_string(), record.digest.clone());
+            let (store, image, digest) =
+                (self.store.clone(), image.to_string(), record.digest.clone());
             off_thread(move || store.set_tag(&image, &digest)).await?;
         }
         Ok(reference.image(&record))
     }
 
     /// Manifest, choice, layer. `digest` is the manifest to get if it is known, else the tag says.
-    async fn fetch(&self, source: &impl Source, reference: &Reference, digest: Option<String>) -> Result<Record, PullError> {
+    async fn fetch(
+        &self,
+        source: &impl Source,
+        reference: &Reference,
+        digest: Option<String>,
+    ) -> Result<Record, PullError> {
         let what = digest.clone().unwrap_or_else(|| reference.tag.clone());
         let (mut bytes, mut found) = manifest(source, reference, &what).await?;
         let top = found.clone();
@@ -127,26 +160,51 @@ impl Images {
             match choose(&bytes).map_err(|why| unsupported(reference, &why))? {
                 Choice::Layer { digest, size } => {
                     if size > coracle_engine::MAX_WASM_BYTES as u64 {
-                        let why = format!("its layer has {size} bytes, and {} are the limit", coracle_engine::MAX_WASM_BYTES);
+                        let why = format!(
+                            "its layer has {size} bytes, and {} are the limit",
+                            coracle_engine::MAX_WASM_BYTES
+                        );
                         return Err(unsupported(reference, &why));
                     }
                     self.layer(source, reference, &digest, size).await?;
-                    let record = Record { digest: top, wasm: digest };
+                    let record = Record {
+                        digest: top,
+                        wasm: digest,
+                    };
                     let (store, kept) = (self.store.clone(), record.clone());
-                    off_thread(move || store.set_image(&kept).and_then(|()| store.prune(&kept.wasm))).await?;
+                    off_thread(move || {
+                        store
+                            .set_image(&kept)
+                            .and_then(|()| store.prune(&kept.wasm))
+                    })
+                    .await?;
                     return Ok(record);
                 }
-                Choice::Manifest { digest } => (bytes, found) = manifest(source, reference, &digest).await?,
+                Choice::Manifest { digest } => {
+                    (bytes, found) = manifest(source, reference, &digest).await?
+                }
                 Choice::AskConfig { digest } => {
-                    let config = source.blob_small(reference, &digest).await.map_err(|e| failed(reference, &e))?;
+                    let config = source
+                        .blob_small(reference, &digest)
+                        .await
+                        .map_err(|e| failed(reference, &e))?;
                     return Err(unsupported(reference, &select::describe(&config)));
                 }
             }
         }
-        Err(unsupported(reference, &format!("its index {found} leads to ever more indexes")))
+        Err(unsupported(
+            reference,
+            &format!("its index {found} leads to ever more indexes"),
+        ))
     }
 
-    async fn layer(&self, source: &impl Source, reference: &Reference, digest: &str, size: u64) -> Result<(), PullError> {
+    async fn layer(
+        &self,
+        source: &impl Source,
+        reference: &Reference,
+        digest: &str,
+        size: u64,
+    ) -> Result<(), PullError> {
         if self.store.has(digest) {
             return Ok(());
         }
@@ -156,7 +214,10 @@ impl Images {
             return Ok(());
         }
         let mut writer = self.store.writer(digest, size).map_err(|e| disk(&e))?;
-        source.blob(reference, digest, &mut writer).await.map_err(|e| failed(reference, &e))?;
+        source
+            .blob(reference, digest, &mut writer)
+            .await
+            .map_err(|e| failed(reference, &e))?;
         tokio::task::spawn_blocking(move || writer.finish())
             .await
             .map_err(|e| disk(&io::Error::other(e)))?
@@ -165,16 +226,30 @@ impl Images {
 }
 
 /// Disk work that may wait for the disk.
-async fn off_thread(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), PullError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| disk(&e))
+async fn off_thread(
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<(), PullError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(io::Error::other(e)))
+        .map_err(|e| disk(&e))
 }
 
 /// Gets a manifest and checks it against the digest asked for.
-async fn manifest(source: &impl Source, reference: &Reference, what: &str) -> Result<(Vec<u8>, String), PullError> {
-    let bytes = source.manifest(reference, what).await.map_err(|e| failed(reference, &e))?;
+async fn manifest(
+    source: &impl Source,
+    reference: &Reference,
+    what: &str,
+) -> Result<(Vec<u8>, String), PullError> {
+    let bytes = source
+        .manifest(reference, what)
+        .await
+        .map_err(|e| failed(reference, &e))?;
     let found = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
     if what.starts_with("sha256:") && what != found {
-        let e = FetchError::Corrupt(format!("the manifest asked for as {what} has digest {found}"));
+        let e = FetchError::Corrupt(format!(
+            "the manifest asked for as {what} has digest {found}"
+        ));
         return Err(failed(reference, &e));
     }
     Ok((bytes, found))
@@ -198,12 +273,16 @@ fn failed(reference: &Reference, error: &FetchError) -> PullError {
             format!("{name} may not be pulled: {why}"),
             "Make the image public, or push it to the cluster's registry",
         ),
-        (FetchError::Corrupt(why), _) => {
-            Problem::new("E_IMAGE_CORRUPT", format!("{name} arrived damaged: {why}"), "Push the image again")
-        }
-        (FetchError::Unreachable(why), _) => {
-            Problem::new("E_IMAGE_UNREACHABLE", format!("{name} cannot be fetched: {why}"), "Check the registry and the network")
-        }
+        (FetchError::Corrupt(why), _) => Problem::new(
+            "E_IMAGE_CORRUPT",
+            format!("{name} arrived damaged: {why}"),
+            "Push the image again",
+        ),
+        (FetchError::Unreachable(why), _) => Problem::new(
+            "E_IMAGE_UNREACHABLE",
+            format!("{name} cannot be fetched: {why}"),
+            "Check the registry and the network",
+        ),
         (FetchError::Disk(e), _) => return disk(e),
     };
     (PullFailure::Pull, problem)
@@ -211,10 +290,24 @@ fn failed(reference: &Reference, error: &FetchError) -> PullError {
 
 fn unsupported(reference: &Reference, why: &str) -> PullError {
     let fix = "Use an image that holds a WebAssembly component; `coracle push FILE NAME` makes one";
-    (PullFailure::Unsupported, Problem::new("E_IMAGE_UNSUPPORTED", format!("{} cannot run here: {why}", reference.original), fix))
+    (
+        PullFailure::Unsupported,
+        Problem::new(
+            "E_IMAGE_UNSUPPORTED",
+            format!("{} cannot run here: {why}", reference.original),
+            fix,
+        ),
+    )
 }
 
 fn disk(error: &io::Error) -> PullError {
     let fix = "Free space in the node's data directory and check its permissions";
-    (PullFailure::Pull, Problem::new("E_IMAGE_STORE", format!("the node cannot store images: {error}"), fix))
+    (
+        PullFailure::Pull,
+        Problem::new(
+            "E_IMAGE_STORE",
+            format!("the node cannot store images: {error}"),
+            fix,
+        ),
+    )
 }

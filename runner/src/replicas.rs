@@ -41,7 +41,10 @@ pub(crate) struct Replicas {
 
 impl Replicas {
     pub fn new(traps: mpsc::Sender<Input>) -> Self {
-        Self { pods: Arc::default(), traps }
+        Self {
+            pods: Arc::default(),
+            traps,
+        }
     }
 
     /// The services of a pod.
@@ -65,13 +68,19 @@ impl Replicas {
             });
             pod
         });
-        pod.by_port.write().unwrap_or_else(PoisonError::into_inner).insert(port, served);
+        pod.by_port
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(port, served);
     }
 
     /// Takes one container's run out.
     pub fn withdraw(&self, at: &At) {
         if let Some(pod) = self.pod(&at.uid) {
-            pod.by_port.write().unwrap_or_else(PoisonError::into_inner).retain(|_, s| s.at != *at);
+            pod.by_port
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|_, s| s.at != *at);
         }
     }
 
@@ -99,43 +108,75 @@ impl Replicas {
 impl PodServices {
     /// Who serves on a port.
     pub fn on_port(&self, port: u16) -> Option<Served> {
-        self.by_port.read().unwrap_or_else(PoisonError::into_inner).get(&port).cloned()
+        self.by_port
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&port)
+            .cloned()
     }
 
     fn ports(&self) -> String {
         let by_port = self.by_port.read().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<String> = by_port.keys().map(u16::to_string).collect();
-        if all.is_empty() { "none".into() } else { all.join(", ") }
+        if all.is_empty() {
+            "none".into()
+        } else {
+            all.join(", ")
+        }
     }
 }
 
 impl LocalReplicas for Replicas {
     fn get(&self, pod_uid: &str) -> Option<Arc<dyn LocalReplica>> {
-        self.pods.load().get(pod_uid).cloned().map(|p| p as Arc<dyn LocalReplica>)
+        self.pods
+            .load()
+            .get(pod_uid)
+            .cloned()
+            .map(|p| p as Arc<dyn LocalReplica>)
     }
 }
 
 impl LocalReplica for PodServices {
-    fn call(&self, ctx: CallContext, port: u16, req: Request<Body>) -> BoxFuture<'static, Result<Response<Body>, ReplicaError>> {
+    fn call(
+        &self,
+        ctx: CallContext,
+        port: u16,
+        req: Request<Body>,
+    ) -> BoxFuture<'static, Result<Response<Body>, ReplicaError>> {
         if !self.accepting.load(SeqCst) {
-            let mut refused = ReplicaError::refused("draining", "the pod is being deleted and takes no new requests");
+            let mut refused = ReplicaError::refused(
+                "draining",
+                "the pod is being deleted and takes no new requests",
+            );
             refused.request = Some(Box::new(req));
             return Box::pin(async move { Err(refused) });
         }
         let Some(served) = self.on_port(port) else {
-            let message = format!("nothing in the pod serves on port {port} (it serves on: {})", self.ports());
+            let message = format!(
+                "nothing in the pod serves on port {port} (it serves on: {})",
+                self.ports()
+            );
             let mut error = ReplicaError::new(StatusCode::BAD_GATEWAY, "no_listener", message);
-            error.fix = Some("make the Service's targetPort the first containerPort of the container".into());
+            error.fix = Some(
+                "make the Service's targetPort the first containerPort of the container".into(),
+            );
             return Box::pin(async move { Err(error) });
         };
         let traps = self.traps.clone();
-        let ctx = coracle_engine::CallContext { depth: ctx.depth, deadline: ctx.deadline, origin: None };
+        let ctx = coracle_engine::CallContext {
+            depth: ctx.depth,
+            deadline: ctx.deadline,
+            origin: None,
+        };
         let call = served.replica.call(ctx, req);
         Box::pin(async move {
             match call.await {
                 Ok(response) => Ok(response),
                 Err(error) => {
-                    if let CallError::Trap { .. } | CallError::MemoryLimit { .. } | CallError::DeadlineExceeded { .. } = &error {
+                    if let CallError::Trap { .. }
+                    | CallError::MemoryLimit { .. }
+                    | CallError::DeadlineExceeded { .. } = &error
+                    {
                         tell(&served, &error, &traps);
                     }
                     Err(translate(&error))
@@ -147,7 +188,9 @@ impl LocalReplica for PodServices {
 
 /// A failure of a guest goes into its log and, if the agent is not behind, into an Event.
 fn tell(served: &Served, error: &CallError, traps: &mpsc::Sender<Input>) {
-    served.log.say(&format!("[coracle] {}: {error}", error.code()));
+    served
+        .log
+        .say(&format!("[coracle] {}: {error}", error.code()));
     if let CallError::Trap { backtrace, .. } = error
         && !backtrace.is_empty()
     {
@@ -155,7 +198,10 @@ fn tell(served: &Served, error: &CallError, traps: &mpsc::Sender<Input>) {
     }
     let message = format!("{}: {error}. {}", error.code(), error.fix());
     // Full: the agent rate-limits these anyway, and the engine has counted it.
-    drop(traps.try_send(Input::Trapped { at: served.at.clone(), message }));
+    drop(traps.try_send(Input::Trapped {
+        at: served.at.clone(),
+        message,
+    }));
 }
 
 fn translate(error: &CallError) -> ReplicaError {
@@ -168,7 +214,9 @@ fn translate(error: &CallError) -> ReplicaError {
         CallError::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
         CallError::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         CallError::Killed => (StatusCode::SERVICE_UNAVAILABLE, "killed"),
-        CallError::NotAService | CallError::NotACommand => (StatusCode::NOT_IMPLEMENTED, "not_a_service"),
+        CallError::NotAService | CallError::NotACommand => {
+            (StatusCode::NOT_IMPLEMENTED, "not_a_service")
+        }
         CallError::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
         CallError::TooDeep => (StatusCode::LOOP_DETECTED, "loop_detected"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "host_error"),

@@ -46,7 +46,9 @@ impl Material {
     fn store(&self) -> Result<RootCertStore, BadTls> {
         let mut store = RootCertStore::empty();
         for root in &self.roots {
-            store.add(root.clone()).map_err(|e| bad("the cluster's certificate authority")(e.to_string()))?;
+            store
+                .add(root.clone())
+                .map_err(|e| bad("the cluster's certificate authority")(e.to_string()))?;
         }
         Ok(store)
     }
@@ -61,8 +63,11 @@ impl Material {
 
     /// Our side when others connect. A client without a certificate is let in and told apart later.
     pub fn server(&self) -> Result<ServerConfig, BadTls> {
-        let verifier = WebPkiClientVerifier::builder(Arc::new(self.store()?)).allow_unauthenticated().build();
-        let verifier = verifier.map_err(|e| bad("the cluster's certificate authority")(e.to_string()))?;
+        let verifier = WebPkiClientVerifier::builder(Arc::new(self.store()?))
+            .allow_unauthenticated()
+            .build();
+        let verifier =
+            verifier.map_err(|e| bad("the cluster's certificate authority")(e.to_string()))?;
         let mut config = ServerConfig::builder()
             .with_client_cert_verifier(verifier)
             .with_single_cert(self.chain.clone(), self.key.clone_key())
@@ -76,24 +81,40 @@ impl Material {
 pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let all = all.map_err(|e| e.to_string())?;
-    if all.is_empty() { Err("it holds no certificate".into()) } else { Ok(all) }
+    if all.is_empty() {
+        Err("it holds no certificate".into())
+    } else {
+        Ok(all)
+    }
 }
 
 /// Who connected, by a verified certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Peer {
-    groups: Vec<String>,
+    /// Common name, empty without a certificate.
+    pub name: String,
+    /// Organisations.
+    pub groups: Vec<String>,
 }
 
 impl Peer {
     /// From the certificate chain of a connection; a client without one is in no group.
     pub fn of(chain: Option<&[CertificateDer<'_>]>) -> Self {
-        let groups = chain.and_then(<[_]>::first).and_then(|leaf| {
+        let found = chain.and_then(<[_]>::first).and_then(|leaf| {
             let (_, certificate) = x509_parser::parse_x509_certificate(leaf).ok()?;
-            let names = certificate.subject().iter_organization().filter_map(|o| o.as_str().ok().map(String::from));
-            Some(names.collect())
+            let subject = certificate.subject();
+            let name = subject
+                .iter_common_name()
+                .find_map(|n| n.as_str().ok())
+                .unwrap_or_default()
+                .to_string();
+            let groups = subject
+                .iter_organization()
+                .filter_map(|o| o.as_str().ok().map(String::from))
+                .collect();
+            Some(Self { name, groups })
         });
-        Self { groups: groups.unwrap_or_default() }
+        found.unwrap_or_default()
     }
 
     fn any(&self, groups: &[&str]) -> bool {
@@ -103,11 +124,6 @@ impl Peer {
     /// Whether it is the API server: the only one that may read logs.
     pub fn is_api_server(&self) -> bool {
         self.any(&[MEMBERS])
-    }
-
-    /// Whether it may send requests to replicas here.
-    pub fn may_send_traffic(&self) -> bool {
-        self.any(&[NODES, MEMBERS])
     }
 
     /// Whether it may read metrics.

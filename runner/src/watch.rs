@@ -36,7 +36,10 @@ pub(crate) struct Target {
 impl Target {
     /// A whole collection.
     pub fn all(path: &str) -> Self {
-        Self { path: path.into(), fields: String::new() }
+        Self {
+            path: path.into(),
+            fields: String::new(),
+        }
     }
 
     fn url(&self, more: &str) -> String {
@@ -93,7 +96,12 @@ enum Stop {
 }
 
 /// Lists and watches until the consumer is gone or `stop` is cancelled.
-pub(crate) async fn run(api: Api, target: Target, into: mpsc::Sender<Change>, stop: CancellationToken) {
+pub(crate) async fn run(
+    api: Api,
+    target: Target,
+    into: mpsc::Sender<Change>,
+    stop: CancellationToken,
+) {
     tokio::select! {
         () = follow(&api, &target, &into) => {}
         () = stop.cancelled() => {}
@@ -133,12 +141,20 @@ async fn list(
     revision: &mut Option<u64>,
 ) -> Result<Stop, Failure> {
     let mut list = api.get(&target.url("limit=0")).await?;
-    let at = meta::revision(&list).ok_or_else(|| Failure::Transport("a list without resourceVersion".into()))?;
+    let at = meta::revision(&list)
+        .ok_or_else(|| Failure::Transport("a list without resourceVersion".into()))?;
     let items = match list["items"].take() {
         Value::Array(items) => items,
         _ => Vec::new(),
     };
-    if into.send(Change::Listed { items, revision: at }).await.is_err() {
+    if into
+        .send(Change::Listed {
+            items,
+            revision: at,
+        })
+        .await
+        .is_err()
+    {
         return Ok(Stop::Closed);
     }
     *revision = Some(at);
@@ -153,18 +169,31 @@ async fn watch(
     pause_ms: &mut u64,
 ) -> Result<Stop, Failure> {
     let from = revision.unwrap_or(0);
-    let query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}");
-    let mut body: Body = api.stream(&target.url(&query), "application/json").await?.into_body();
+    let query = format!(
+        "watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}"
+    );
+    let mut body: Body = api
+        .stream(&target.url(&query), "application/json")
+        .await?
+        .into_body();
     let mut buffer = BytesMut::new();
     loop {
         let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(e))) => return Err(Failure::Transport(format!("the watch broke off: {e}"))),
+            Ok(Some(Err(e))) => {
+                return Err(Failure::Transport(format!("the watch broke off: {e}")));
+            }
             Ok(None) => return Ok(Stop::Again),
-            Err(_) => return Err(Failure::Transport("the watch has been silent for too long".into())),
+            Err(_) => {
+                return Err(Failure::Transport(
+                    "the watch has been silent for too long".into(),
+                ));
+            }
         };
         *pause_ms = PAUSES_MS.0;
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         buffer.extend_from_slice(&data);
         while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
             let line = buffer.split_to(end + 1);
@@ -186,7 +215,9 @@ async fn watch(
             *revision = Some(at);
         }
         if buffer.len() > EVENT_BYTES_MAX {
-            return Err(Failure::Transport(format!("a watch event has more than {EVENT_BYTES_MAX} bytes")));
+            return Err(Failure::Transport(format!(
+                "a watch event has more than {EVENT_BYTES_MAX} bytes"
+            )));
         }
     }
 }
@@ -203,12 +234,20 @@ fn event(line: &[u8]) -> Result<Option<Change>, Failure> {
             return Ok(None);
         }
         let text = |field: &str| object[field].as_str().unwrap_or_default().to_string();
-        return Err(Failure::Status { code, reason: text("reason"), message: text("message") });
+        return Err(Failure::Status {
+            code,
+            reason: text("reason"),
+            message: text("message"),
+        });
     }
     let revision = meta::revision(&object).ok_or_else(|| broken("no resourceVersion"))?;
     Ok(Some(match kind {
         "ADDED" | "MODIFIED" => Change::Put { object, revision },
-        "DELETED" => Change::Gone { key: meta::key(&object), uid: meta::uid(&object).into(), revision },
+        "DELETED" => Change::Gone {
+            key: meta::key(&object),
+            uid: meta::uid(&object).into(),
+            revision,
+        },
         "BOOKMARK" => Change::Seen { revision },
         other => return Err(broken(&format!("type {other:?}"))),
     }))
@@ -220,17 +259,34 @@ mod tests {
 
     #[test]
     fn events_say_what_to_do_and_at_which_revision() {
-        let line = br#"{"type":"MODIFIED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}"#;
-        assert!(matches!(event(line), Ok(Some(Change::Put { revision: 7, .. }))));
+        let line =
+            br#"{"type":"MODIFIED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}"#;
+        assert!(matches!(
+            event(line),
+            Ok(Some(Change::Put { revision: 7, .. }))
+        ));
         let line = br#"{"type":"DELETED","object":{"metadata":{"name":"a","namespace":"n","uid":"u","resourceVersion":"9"}}}"#;
         match event(line) {
-            Ok(Some(Change::Gone { key, uid, revision: 9 })) => assert_eq!((key, uid.as_str()), (Key::new("n", "a"), "u")),
+            Ok(Some(Change::Gone {
+                key,
+                uid,
+                revision: 9,
+            })) => assert_eq!((key, uid.as_str()), (Key::new("n", "a"), "u")),
             other => panic!("{other:?}"),
         }
         let line = br#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"11"}}}"#;
-        assert!(matches!(event(line), Ok(Some(Change::Seen { revision: 11 }))));
-        assert!(matches!(event(br#"{"type":"ERROR","object":{"code":410}}"#), Ok(None)));
-        assert!(matches!(event(br#"{"type":"ERROR","object":{"code":500}}"#), Err(Failure::Status { code: 500, .. })));
+        assert!(matches!(
+            event(line),
+            Ok(Some(Change::Seen { revision: 11 }))
+        ));
+        assert!(matches!(
+            event(br#"{"type":"ERROR","object":{"code":410}}"#),
+            Ok(None)
+        ));
+        assert!(matches!(
+            event(br#"{"type":"ERROR","object":{"code":500}}"#),
+            Err(Failure::Status { code: 500, .. })
+        ));
         assert!(event(b"{").is_err());
     }
 }

@@ -56,7 +56,10 @@ pub(crate) struct Control {
 impl Control {
     /// Starts the thread.
     pub fn spawn(self) -> Result<JoinHandle<()>, StartError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(StartError::Thread)?;
         let run = move || {
             runtime.block_on(async {
                 // A bug in one decision must not end all of them: the loop begins anew with what is in the log.
@@ -66,7 +69,10 @@ impl Control {
                 }
             });
         };
-        std::thread::Builder::new().name("control".into()).spawn(run).map_err(StartError::Thread)
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(run)
+            .map_err(StartError::Thread)
     }
 
     /// Leads whenever this member is the leader, until told to stop.
@@ -115,7 +121,12 @@ impl Control {
                 queue.resync(&view);
                 resync = Instant::now() + RESYNC_EVERY;
             }
-            let input = Input { view: &view, volatile: &volatile, now, settings: &self.settings };
+            let input = Input {
+                view: &view,
+                volatile: &volatile,
+                now,
+                settings: &self.settings,
+            };
             let mut unanswered = None;
             for proposal in queue.plan(&input, &mut ids) {
                 match self.replica.propose(proposal.commands.clone()).await {
@@ -142,7 +153,9 @@ impl Control {
                 }
                 None => {
                     pause.reset();
-                    self.phase.send_if_modified(|p| std::mem::replace(p, Phase::Running) != Phase::Running);
+                    self.phase.send_if_modified(|p| {
+                        std::mem::replace(p, Phase::Running) != Phase::Running
+                    });
                     if !queue.busy() {
                         self.wait(&queue, view.revision, resync).await;
                     }
@@ -154,7 +167,8 @@ impl Control {
     /// Waits for a change, a report, a timer or the resync.
     async fn wait(&self, queue: &Queue, revision: u64, resync: Instant) {
         let wake = queue.next_wake().map_or(resync, |at| {
-            let left = Duration::try_from(at.duration_since((self.clock)())).unwrap_or(Duration::ZERO);
+            let left =
+                Duration::try_from(at.duration_since((self.clock)())).unwrap_or(Duration::ZERO);
             resync.min(Instant::now() + left)
         });
         tokio::select! {
@@ -168,7 +182,13 @@ impl Control {
     async fn bootstrap(&self, ids: &mut Ids, pause: &mut Pause) {
         loop {
             let view = self.replica.view();
-            let commands = coracle_plan::bootstrap(&view, (self.clock)(), ids, &self.settings.ca_pem, self.api_port);
+            let commands = coracle_plan::bootstrap(
+                &view,
+                (self.clock)(),
+                ids,
+                &self.settings.ca_pem,
+                self.api_port,
+            );
             if commands.is_empty() {
                 return;
             }

@@ -51,7 +51,11 @@ impl DataDir {
         let lock = lock(path)?;
         version::check(path)?;
         let identity = identity(path, name)?;
-        Ok(Self { path: path.into(), identity, _lock: lock })
+        Ok(Self {
+            path: path.into(),
+            identity,
+            _lock: lock,
+        })
     }
 
     /// The directory.
@@ -71,7 +75,10 @@ impl DataDir {
         }
         let path = self.path.join("identity");
         if !self.identity.cluster.is_empty() {
-            let why = format!("names cluster {}, but the log beside it is of cluster {cluster}", self.identity.cluster);
+            let why = format!(
+                "names cluster {}, but the log beside it is of cluster {cluster}",
+                self.identity.cluster
+            );
             return Err(StartError::File { path, why });
         }
         self.identity.cluster = cluster.into();
@@ -83,7 +90,8 @@ impl DataDir {
         use std::os::unix::fs::PermissionsExt;
         let dir = self.path.join("pki");
         durable::create_dir(&dir).map_err(|e| StartError::io(&dir, e))?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(|e| StartError::io(&dir, e))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
+            .map_err(|e| StartError::io(&dir, e))?;
         Ok(dir)
     }
 
@@ -103,11 +111,19 @@ impl DataDir {
 
     /// Other roles of the same process keep theirs in the same file. Losing it costs a new port, so a bad one is ignored.
     fn ports(&self) -> BTreeMap<String, u16> {
-        fs::read(self.path.join("ports.json")).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default()
+        fs::read(self.path.join("ports.json"))
+            .ok()
+            .and_then(|b| serde_json::from_slice(&b).ok())
+            .unwrap_or_default()
     }
 
     /// Binds a listener for a role. Port 0 tries the kept port first.
-    pub async fn listen(&self, role: &str, flag: &'static str, addr: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
+    pub async fn listen(
+        &self,
+        role: &str,
+        flag: &'static str,
+        addr: SocketAddr,
+    ) -> Result<tokio::net::TcpListener, StartError> {
         let bind = tokio::net::TcpListener::bind;
         if addr.port() != 0 {
             return bind(addr).await.map_err(|error| match error.kind() {
@@ -130,31 +146,51 @@ impl DataDir {
 }
 
 fn save(path: &Path, value: &impl Serialize) -> Result<(), StartError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| StartError::File { path: path.into(), why: e.to_string() })?;
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| StartError::File {
+        path: path.into(),
+        why: e.to_string(),
+    })?;
     bytes.push(b'\n');
     durable::write(path, &bytes, 0o644).map_err(|e| StartError::io(path, e))
 }
 
 fn lock(data: &Path) -> Result<File, StartError> {
     let path = data.join("lock");
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(|e| StartError::io(&path, e))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|e| StartError::io(&path, e))?;
     let since = Instant::now();
     loop {
         match file.try_lock() {
             Ok(()) => break,
-            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_RETRY),
+            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_RETRY)
+            }
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 // The holder may be about to write it; then nobody can say more.
                 let read = file.read_to_string(&mut pid).unwrap_or(0);
-                let pid = if read == 0 { "unknown".into() } else { pid.trim().to_string() };
-                return Err(StartError::Locked { path: data.into(), pid });
+                let pid = if read == 0 {
+                    "unknown".into()
+                } else {
+                    pid.trim().to_string()
+                };
+                return Err(StartError::Locked {
+                    path: data.into(),
+                    pid,
+                });
             }
             Err(TryLockError::Error(e)) => return Err(StartError::io(&path, e)),
         }
     }
-    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
     match written {
         Ok(()) => Ok(file),
         // A full disk: the lock holds all the same, only the pid is not shown.
@@ -171,9 +207,15 @@ fn identity(data: &Path, name: Option<&str>) -> Result<Identity, StartError> {
     match fs::read(&path) {
         Ok(bytes) => {
             let mut identity: Identity =
-                serde_json::from_slice(&bytes).map_err(|e| StartError::File { path: path.clone(), why: format!("does not read: {e}") })?;
+                serde_json::from_slice(&bytes).map_err(|e| StartError::File {
+                    path: path.clone(),
+                    why: format!("does not read: {e}"),
+                })?;
             if identity.node_id().is_none() {
-                return Err(StartError::File { path, why: format!("has the id {:?}, not 16 hex digits", identity.id) });
+                return Err(StartError::File {
+                    path,
+                    why: format!("has the id {:?}, not 16 hex digits", identity.id),
+                });
             }
             if let Some(name) = name.filter(|n| *n != identity.name) {
                 identity.name = name.into();
@@ -182,9 +224,16 @@ fn identity(data: &Path, name: Option<&str>) -> Result<Identity, StartError> {
             Ok(identity)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let name = name.map_or_else(|| format!("{}-{:04x}", host_label(), rand::random::<u16>()), str::to_string);
+            let name = name.map_or_else(
+                || format!("{}-{:04x}", host_label(), rand::random::<u16>()),
+                str::to_string,
+            );
             // 0 is no id: raft state that was never set would look like it.
-            let identity = Identity { name, id: node_id_text(rand::random::<u64>().max(1)), cluster: String::new() };
+            let identity = Identity {
+                name,
+                id: node_id_text(rand::random::<u64>().max(1)),
+                cluster: String::new(),
+            };
             save(&path, &identity)?;
             Ok(identity)
         }
@@ -195,14 +244,34 @@ fn identity(data: &Path, name: Option<&str>) -> Result<Identity, StartError> {
 /// The host name as far as it is a DNS label, leaving room for a suffix.
 fn host_label() -> String {
     let raw = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let first = raw.trim().split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let clean: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(50).collect();
+    let first = raw
+        .trim()
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let clean: String = first
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(50)
+        .collect();
     let clean = clean.trim_matches('-');
-    if clean.is_empty() { "node".into() } else { clean.into() }
+    if clean.is_empty() {
+        "node".into()
+    } else {
+        clean.into()
+    }
 }
 
 fn check_name(name: &str) -> Result<(), StartError> {
     let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let fits = (1..=63).contains(&name.len()) && name.chars().all(|c| letter(c) || c == '-') && name.starts_with(letter) && name.ends_with(letter);
-    if fits { Ok(()) } else { Err(StartError::Name { name: name.into() }) }
+    let fits = (1..=63).contains(&name.len())
+        && name.chars().all(|c| letter(c) || c == '-')
+        && name.starts_with(letter)
+        && name.ends_with(letter);
+    if fits {
+        Ok(())
+    } else {
+        Err(StartError::Name { name: name.into() })
+    }
 }

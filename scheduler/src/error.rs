@@ -12,7 +12,9 @@ pub enum StartError {
     #[error(transparent)]
     Raft(#[from] coracle_raft::StartError),
     /// Another process uses the directory.
-    #[error("E_DATA_LOCKED: {path} is in use by process {pid}; stop that process, or name another directory with --data-dir")]
+    #[error(
+        "E_DATA_LOCKED: {path} is in use by process {pid}; stop that process, or name another directory with --data-dir"
+    )]
     Locked {
         /// The data directory.
         path: PathBuf,
@@ -28,13 +30,17 @@ pub enum StartError {
         why: String,
     },
     /// The name is no DNS label.
-    #[error("E_BAD_NAME: {name:?} is no node name; use at most 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit (--name)")]
+    #[error(
+        "E_BAD_NAME: {name:?} is no node name; use at most 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit (--name)"
+    )]
     Name {
         /// The name.
         name: String,
     },
     /// A port is taken.
-    #[error("E_PORT_IN_USE: {addr} is in use by another process; stop it, or name another address with {flag} (port 0 takes a free one)")]
+    #[error(
+        "E_PORT_IN_USE: {addr} is in use by another process; stop it, or name another address with {flag} (port 0 takes a free one)"
+    )]
     PortInUse {
         /// The address.
         addr: SocketAddr,
@@ -52,7 +58,9 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The registry would be open to the network.
-    #[error("E_REGISTRY_OPEN: {addr} would let anyone who reaches it push and pull without authentication; listen on loopback, or accept it with --insecure-registry (nodes pull through the API with their certificates either way)")]
+    #[error(
+        "E_REGISTRY_OPEN: {addr} would let anyone who reaches it push and pull without authentication; listen on loopback, or accept it with --insecure-registry (nodes pull through the API with their certificates either way)"
+    )]
     RegistryOpen {
         /// The address.
         addr: SocketAddr,
@@ -61,7 +69,9 @@ pub enum StartError {
     #[error("E_PKI: {0}")]
     Pki(String),
     /// The key that opens the cluster's CA is gone or wrong.
-    #[error("E_PKI_SEAL: {path} does not open this cluster's CA key ({why}); restore the file from a backup of this data directory")]
+    #[error(
+        "E_PKI_SEAL: {path} does not open this cluster's CA key ({why}); restore the file from a backup of this data directory"
+    )]
     Seal {
         /// The key file.
         path: PathBuf,

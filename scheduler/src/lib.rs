@@ -20,6 +20,7 @@ mod registry;
 mod renew;
 mod runners;
 mod scheduler;
+mod start;
 mod tokens;
 
 pub use config::SchedulerConfig;
@@ -27,7 +28,8 @@ pub use coracle_raft::{Fatal, Limits};
 pub use data::{DataDir, Identity};
 pub use error::StartError;
 pub use pki::{NodeIdentity, kubeconfig};
-pub use scheduler::{Scheduler, start};
+pub use scheduler::Scheduler;
+pub use start::start;
 pub use tokens::Role;
 
 #[cfg(test)]

@@ -58,12 +58,22 @@ pub(crate) async fn plain(listener: TcpListener, router: Router, stop: Cancellat
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(FINISH_TIMEOUT, connections.wait()).await.is_err() {
-        tracing::warn!(open = connections.len(), "registry transfers were still under way at shutdown and are cut off");
+    if tokio::time::timeout(FINISH_TIMEOUT, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            open = connections.len(),
+            "registry transfers were still under way at shutdown and are cut off"
+        );
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true).map_err(|e: io::Error| e)?;
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -71,7 +81,10 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         router.clone().oneshot(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);

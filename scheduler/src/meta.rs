@@ -20,7 +20,10 @@ fn table(name: &str) -> String {
 }
 
 fn row(obj: &Obj) -> Row {
-    Row { version: obj.revision, value: obj.bytes.clone() }
+    Row {
+        version: obj.revision,
+        value: obj.bytes.clone(),
+    }
 }
 
 impl ReplicatedMeta {
@@ -39,19 +42,33 @@ impl ReplicatedMeta {
             },
             op: match &w.change {
                 Change::Keep => Op::Check,
-                Change::Put(bytes) => Op::Put { bytes: bytes.clone(), claims: Vec::new() },
+                Change::Put(bytes) => Op::Put {
+                    bytes: bytes.clone(),
+                    claims: Vec::new(),
+                },
                 Change::Delete => Op::Delete,
             },
             group: 1,
         });
-        let results = self.propose.propose(commands.collect()).await.map_err(|e| match e {
-            ProposeError::TooLarge { .. } => MetaError::Internal(e.to_string()),
-            ProposeError::NoLeader(_) | ProposeError::Unavailable(_) => MetaError::Unavailable(e.to_string()),
-        })?;
+        let results = self
+            .propose
+            .propose(commands.collect())
+            .await
+            .map_err(|e| match e {
+                ProposeError::TooLarge { .. } => MetaError::Internal(e.to_string()),
+                ProposeError::NoLeader(_) | ProposeError::Unavailable(_) => {
+                    MetaError::Unavailable(e.to_string())
+                }
+            })?;
         for (write, result) in writes.iter().zip(results) {
             match result {
                 Ok(_) | Err(Refused::Group) => {}
-                Err(Refused::Precondition { .. }) => return Err(MetaError::Conflict { table: write.table.into(), key: write.key.clone() }),
+                Err(Refused::Precondition { .. }) => {
+                    return Err(MetaError::Conflict {
+                        table: write.table.into(),
+                        key: write.key.clone(),
+                    });
+                }
                 Err(other) => return Err(MetaError::Internal(other.to_string())),
             }
         }
@@ -60,8 +77,16 @@ impl ReplicatedMeta {
 }
 
 impl Meta for ReplicatedMeta {
-    fn get<'a>(&'a self, name: &'static str, key: &'a str) -> BoxFuture<'a, Result<Option<Row>, MetaError>> {
-        let found = self.views.view().get(&table(name), &Key::new("", key)).map(|o| row(o));
+    fn get<'a>(
+        &'a self,
+        name: &'static str,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Row>, MetaError>> {
+        let found = self
+            .views
+            .view()
+            .get(&table(name), &Key::new("", key))
+            .map(|o| row(o));
         Box::pin(std::future::ready(Ok(found)))
     }
 
@@ -79,7 +104,11 @@ impl Meta for ReplicatedMeta {
         };
         let rows = view.tables.get(&table(name)).map_or_else(Vec::new, |t| {
             let range = t.objects.range((from, Bound::Unbounded));
-            range.take_while(|(k, _)| k.name.starts_with(prefix)).take(limit).map(|(k, o)| (k.name.clone(), row(o))).collect()
+            range
+                .take_while(|(k, _)| k.name.starts_with(prefix))
+                .take(limit)
+                .map(|(k, o)| (k.name.clone(), row(o)))
+                .collect()
         });
         Box::pin(std::future::ready(Ok(rows)))
     }

@@ -61,7 +61,7 @@ pub(crate) async fn open(
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 ) -> Result<Arc<Registry>, StartError> {
-    let disk = blobs::disk::open(dir).map_err(|e| StartError::Registry(e.to_string()))?;
+    let disk = blobs::disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
     let parts = Parts {
         blobs: Arc::new(disk),
         meta: Arc::new(ReplicatedMeta::new(propose, views)),
@@ -69,20 +69,33 @@ pub(crate) async fn open(
         clock: Arc::new(Time(clock)),
         authorise: Arc::new(Permissions),
     };
-    Registry::open(parts).await.map_err(|e| StartError::Registry(format!("E_REGISTRY: {e}; check the disk under {}", dir.display())))
+    Registry::open(parts).await.map_err(|e| {
+        StartError::Registry(format!(
+            "E_REGISTRY: {e}; check the disk under {}",
+            dir.display()
+        ))
+    })
 }
 
 /// Collects garbage until told to stop.
-pub(crate) async fn collect(registry: Arc<Registry>, clock: Arc<dyn Fn() -> Timestamp + Send + Sync>, stop: CancellationToken) {
+pub(crate) async fn collect(
+    registry: Arc<Registry>,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    stop: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(COLLECT_EVERY) => {}
         }
         match registry.collect(clock()).await {
-            Ok(report) if report.blobs_removed > 0 => tracing::info!(?report, "registry garbage collected"),
+            Ok(report) if report.blobs_removed > 0 => {
+                tracing::info!(?report, "registry garbage collected")
+            }
             Ok(_) => {}
-            Err(error) => tracing::warn!(error = %error.message, "registry garbage collection did not finish; it is tried again later"),
+            Err(error) => {
+                tracing::warn!(error = %error.message, "registry garbage collection did not finish; it is tried again later")
+            }
         }
     }
 }

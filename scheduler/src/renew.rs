@@ -29,9 +29,17 @@ pub(crate) struct Renewal {
 impl Renewal {
     /// Issues this member's identity and writes it beside the roots.
     pub fn member(&self, now: Timestamp) -> Result<NodeIdentity, StartError> {
-        let profile = Profile::Member { name: &self.name, id: &self.id, hosts: &self.hosts };
+        let profile = Profile::Member {
+            name: &self.name,
+            id: &self.id,
+            hosts: &self.hosts,
+        };
         let identity = self.ca.identity(&profile, now)?;
-        for (file, text, mode) in [("node.key", &identity.key, 0o600), ("node.crt", &identity.certificate, 0o644), ("ca.crt", &identity.ca, 0o644)] {
+        for (file, text, mode) in [
+            ("node.key", &identity.key, 0o600),
+            ("node.crt", &identity.certificate, 0o644),
+            ("ca.crt", &identity.ca, 0o644),
+        ] {
             let path = self.pki.join(file);
             self.write(&path, text, mode)?;
         }
@@ -79,15 +87,24 @@ impl Renewal {
                     due = renew_at(now);
                     tracing::info!("this member's certificates were renewed");
                 }
-                Err(error) => tracing::error!(%error, "this member's certificates were not renewed; it is tried again in an hour"),
+                Err(error) => {
+                    tracing::error!(%error, "this member's certificates were not renewed; it is tried again in an hour")
+                }
             }
         }
     }
 
-    fn renew(&self, now: Timestamp, resolver: &Resolver, runners: &RunnerClient) -> Result<(), StartError> {
+    fn renew(
+        &self,
+        now: Timestamp,
+        resolver: &Resolver,
+        runners: &RunnerClient,
+    ) -> Result<(), StartError> {
         let identity = self.member(now)?;
         resolver.replace(&identity)?;
-        runners.tls.store(Arc::new(client_config(self.ca.root_store()?, &identity)?));
+        runners
+            .tls
+            .store(Arc::new(client_config(self.ca.root_store()?, &identity)?));
         self.admin(now)
     }
 }

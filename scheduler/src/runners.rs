@@ -37,7 +37,10 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 impl RunnerClient {
     async fn open(&self, request: LogRequest) -> Result<LogStream, ApiError> {
         let gone = |why: &dyn std::fmt::Display| {
-            let message = format!("E_RUNNER: node {} does not answer at {}: {why}; see `coracle get nodes`", request.node, request.address);
+            let message = format!(
+                "E_RUNNER: node {} does not answer at {}: {why}; see `coracle get nodes`",
+                request.node, request.address
+            );
             ApiError::new(502, "BadGateway", message)
         };
         let mut sender = match tokio::time::timeout(CONNECT_TIMEOUT, self.connect(&request)).await {
@@ -54,12 +57,23 @@ impl RunnerClient {
         };
         if answer.status() != StatusCode::OK {
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), ERROR_BYTES_MAX).collect().await.map_err(|e| gone(&e))?.to_bytes();
+            let body = Limited::new(answer.into_body(), ERROR_BYTES_MAX)
+                .collect()
+                .await
+                .map_err(|e| gone(&e))?
+                .to_bytes();
             return Err(refused(status, &body));
         }
         let node = request.node.clone();
-        let broken = move |e: hyper::Error| ApiError::new(502, "BadGateway", format!("E_RUNNER: the log of node {node} broke off: {e}"));
-        let frames = BodyStream::new(answer.into_body()).try_filter_map(|frame| async { Ok(frame.into_data().ok()) });
+        let broken = move |e: hyper::Error| {
+            ApiError::new(
+                502,
+                "BadGateway",
+                format!("E_RUNNER: the log of node {node} broke off: {e}"),
+            )
+        };
+        let frames = BodyStream::new(answer.into_body())
+            .try_filter_map(|frame| async { Ok(frame.into_data().ok()) });
         // The sender lives as long as the stream: dropping it would end the connection.
         let stream = frames.map_err(broken).map(move |item| {
             let _ = &sender;
@@ -68,11 +82,16 @@ impl RunnerClient {
         Ok(Box::pin(stream))
     }
 
-    async fn connect(&self, request: &LogRequest) -> Result<hyper::client::conn::http1::SendRequest<Empty<Bytes>>, Failure> {
+    async fn connect(
+        &self,
+        request: &LogRequest,
+    ) -> Result<hyper::client::conn::http1::SendRequest<Empty<Bytes>>, Failure> {
         let tcp = TcpStream::connect(&request.address).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from(request.node.clone())?;
-        let tls = TlsConnector::from(self.tls.load_full()).connect(name, tcp).await?;
+        let tls = TlsConnector::from(self.tls.load_full())
+            .connect(name, tcp)
+            .await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
         tokio::spawn(async move {
             // The stream's reader sees the same error.
@@ -98,13 +117,28 @@ fn refused(status: StatusCode, body: &[u8]) -> ApiError {
         _ => "InternalError",
     };
     // What a runner forbids this server is this server's trouble, not the user's.
-    let code = if matches!(status.as_u16(), 400 | 404) { status.as_u16() } else { 502 };
-    ApiError::new(code, reason, if message.is_empty() { format!("the runner answered {status}") } else { message })
+    let code = if matches!(status.as_u16(), 400 | 404) {
+        status.as_u16()
+    } else {
+        502
+    };
+    ApiError::new(
+        code,
+        reason,
+        if message.is_empty() {
+            format!("the runner answered {status}")
+        } else {
+            message
+        },
+    )
 }
 
 /// Path and query. Names are DNS names and times RFC 3339 in UTC: nothing to escape.
 fn path(r: &LogRequest) -> String {
-    let mut path = format!("/logs/{}/{}/{}?follow={}&previous={}&timestamps={}", r.namespace, r.pod, r.container, r.follow, r.previous, r.timestamps);
+    let mut path = format!(
+        "/logs/{}/{}/{}?follow={}&previous={}&timestamps={}",
+        r.namespace, r.pod, r.container, r.follow, r.previous, r.timestamps
+    );
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             // Writing into a String does not fail.
@@ -126,5 +160,7 @@ impl Runners for RunnerClient {
 
 /// A client with this configuration.
 pub(crate) fn client(tls: ClientConfig) -> Arc<RunnerClient> {
-    Arc::new(RunnerClient { tls: ArcSwap::from_pointee(tls) })
+    Arc::new(RunnerClient {
+        tls: ArcSwap::from_pointee(tls),
+    })
 }

@@ -38,7 +38,9 @@ impl FromStr for Role {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "runner" => Ok(Self::Runner),
-            other => Err(format!("{other:?} is no role that can join; use \"runner\"")),
+            other => Err(format!(
+                "{other:?} is no role that can join; use \"runner\""
+            )),
         }
     }
 }
@@ -80,50 +82,114 @@ fn forbidden(message: &str) -> ApiError {
 }
 
 impl TokenStore {
-    pub fn new(propose: Arc<dyn Propose>, views: Arc<dyn Views>, clock: Arc<dyn Fn() -> Timestamp + Send + Sync>, ca_hash: String) -> Self {
-        Self { propose, views, clock, ca_hash }
+    pub fn new(
+        propose: Arc<dyn Propose>,
+        views: Arc<dyn Views>,
+        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+        ca_hash: String,
+    ) -> Self {
+        Self {
+            propose,
+            views,
+            clock,
+            ca_hash,
+        }
     }
 
     /// Makes a token.
     pub async fn create(&self, role: Role, ttl: Duration) -> Result<Made, ApiError> {
         if ttl.is_zero() || ttl > TTL_MAX {
-            return Err(ApiError::bad_request(format!("E_TTL: a token may live from 1 s to {} days", TTL_MAX.as_secs() / 86_400)));
+            return Err(ApiError::bad_request(format!(
+                "E_TTL: a token may live from 1 s to {} days",
+                TTL_MAX.as_secs() / 86_400
+            )));
         }
         let now = (self.clock)();
-        let expires = SignedDuration::try_from(ttl).ok().and_then(|d| now.checked_add(d).ok()).unwrap_or(Timestamp::MAX);
+        let expires = SignedDuration::try_from(ttl)
+            .ok()
+            .and_then(|d| now.checked_add(d).ok())
+            .unwrap_or(Timestamp::MAX);
         let (mut commands, mut open) = (Vec::new(), 0usize);
         for row in self.views.view().list(TOKENS, None) {
             match serde_json::from_slice::<Row>(&row.bytes) {
                 Ok(r) if r.expires > now => open += 1,
-                _ => commands.push(Command::delete(TOKENS, row.key.clone(), Expect::Revision(row.revision))),
+                _ => commands.push(Command::delete(
+                    TOKENS,
+                    row.key.clone(),
+                    Expect::Revision(row.revision),
+                )),
             }
         }
         if open >= OPEN_MAX {
-            return Err(ApiError::new(429, "TooManyRequests", format!("E_TOKENS: {OPEN_MAX} tokens are open already; wait until some have expired")));
+            return Err(ApiError::new(
+                429,
+                "TooManyRequests",
+                format!(
+                    "E_TOKENS: {OPEN_MAX} tokens are open already; wait until some have expired"
+                ),
+            ));
         }
-        let (id, secret) = (hex::encode(rand::random::<[u8; 8]>()), hex::encode(rand::random::<[u8; 32]>()));
-        let row = Row { hash: hash(&secret), role, created: now, expires };
-        let bytes = serde_json::to_vec(&row).map_err(|e| ApiError::new(500, "InternalError", e.to_string()))?;
-        commands.push(Command::put(TOKENS, Key::new("", &id), Expect::Absent, Bytes::from(bytes), Vec::new()));
-        let results = self.propose.propose(commands).await.map_err(|e| unavailable(&e))?;
+        let (id, secret) = (
+            hex::encode(rand::random::<[u8; 8]>()),
+            hex::encode(rand::random::<[u8; 32]>()),
+        );
+        let row = Row {
+            hash: hash(&secret),
+            role,
+            created: now,
+            expires,
+        };
+        let bytes = serde_json::to_vec(&row)
+            .map_err(|e| ApiError::new(500, "InternalError", e.to_string()))?;
+        commands.push(Command::put(
+            TOKENS,
+            Key::new("", &id),
+            Expect::Absent,
+            Bytes::from(bytes),
+            Vec::new(),
+        ));
+        let results = self
+            .propose
+            .propose(commands)
+            .await
+            .map_err(|e| unavailable(&e))?;
         match results.last() {
-            Some(Ok(_)) => Ok(Made { token: format!("coracle.{}.{id}.{secret}", self.ca_hash), role, expires }),
-            _ => Err(ApiError::new(500, "InternalError", "the token was not stored; try again")),
+            Some(Ok(_)) => Ok(Made {
+                token: format!("coracle.{}.{id}.{secret}", self.ca_hash),
+                role,
+                expires,
+            }),
+            _ => Err(ApiError::new(
+                500,
+                "InternalError",
+                "the token was not stored; try again",
+            )),
         }
     }
 
     /// Checks a token without using it up.
     pub fn check(&self, token: &str) -> Result<(Role, Arc<Obj>), ApiError> {
-        let mut parts = token.trim().split('.');
-        let (Some("coracle"), Some(ca), Some(id), Some(secret), None) = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(forbidden("E_TOKEN: this is no join token; make one with `coracle token create`"));
+        let parts: Vec<&str> = token.trim().split('.').collect();
+        let (id, secret) = match parts.as_slice() {
+            ["coracle", ca, _, _] if *ca != self.ca_hash => {
+                return Err(forbidden(
+                    "E_TOKEN_CA: the token is of another cluster; make one on this cluster with `coracle token create`",
+                ));
+            }
+            // The hash is for the joiner, who checks it before it sends anything; it need not come along.
+            ["coracle", _, id, secret] | [id, secret] => (*id, *secret),
+            _ => {
+                return Err(forbidden(
+                    "E_TOKEN: this is no join token; make one with `coracle token create`",
+                ));
+            }
         };
-        if ca != self.ca_hash {
-            return Err(forbidden("E_TOKEN_CA: the token is of another cluster; make one on this cluster with `coracle token create`"));
-        }
         // One sentence for all of these: which it was is nothing to tell a stranger.
-        let wrong = || forbidden("E_TOKEN: the token is unknown, used or expired; make a new one with `coracle token create`");
+        let wrong = || {
+            forbidden(
+                "E_TOKEN: the token is unknown, used or expired; make a new one with `coracle token create`",
+            )
+        };
         let view = self.views.view();
         let obj = view.get(TOKENS, &Key::new("", id)).ok_or_else(wrong)?;
         let row: Row = serde_json::from_slice(&obj.bytes).map_err(|_| wrong())?;
@@ -137,9 +203,17 @@ impl TokenStore {
     /// Uses a checked token up; of two at the same time one wins.
     pub async fn redeem(&self, obj: &Obj) -> Result<(), ApiError> {
         let delete = Command::delete(TOKENS, obj.key.clone(), Expect::Revision(obj.revision));
-        match self.propose.propose(vec![delete]).await.map_err(|e| unavailable(&e))?.first() {
+        match self
+            .propose
+            .propose(vec![delete])
+            .await
+            .map_err(|e| unavailable(&e))?
+            .first()
+        {
             Some(Ok(_)) => Ok(()),
-            _ => Err(forbidden("E_TOKEN: the token was used a moment ago; make a new one with `coracle token create`")),
+            _ => Err(forbidden(
+                "E_TOKEN: the token was used a moment ago; make a new one with `coracle token create`",
+            )),
         }
     }
 }
@@ -151,10 +225,16 @@ fn hash(secret: &str) -> String {
 impl Tokens for TokenStore {
     fn create(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>> {
         Box::pin(async move {
-            let role = body["role"].as_str().unwrap_or("runner").parse().map_err(|e| ApiError::bad_request(format!("role: {e}")))?;
+            let role = body["role"]
+                .as_str()
+                .unwrap_or("runner")
+                .parse()
+                .map_err(|e| ApiError::bad_request(format!("role: {e}")))?;
             let number = |field: &str| match &body[field] {
                 Value::Null => Ok(None),
-                v => v.as_u64().map(Some).ok_or_else(|| ApiError::bad_request(format!("{field}: must be a whole number"))),
+                v => v.as_u64().map(Some).ok_or_else(|| {
+                    ApiError::bad_request(format!("{field}: must be a whole number"))
+                }),
             };
             let ttl = match (number("ttlMs")?, number("ttl_seconds")?) {
                 (Some(ms), _) => Duration::from_millis(ms),

@@ -85,15 +85,15 @@ fn pods_land_on_both_runners_any_ingress_reaches_both_and_a_dead_runner_is_repla
 fn a_wrong_token_and_a_used_one_are_refused_in_one_line() {
     let s = scheduler();
     let join = |token: &str| s.coracle(&["runner", "--join", &s.api(), "--token", token, "--data-dir", "r", "--ingress-addr", ANY, "--runner-addr", ANY]);
-    join("nonsense").fails_with(&["E_TOKEN", "coracle token create"]);
+    join("nonsense").fails_with(&["E_JOIN_TOKEN", "coracle token create"]);
     let token = s.coracle(&["token", "create", "--role", "runner"]).ok();
     let other_ca = token.trim().replacen(&token.trim()[8..12], "0000", 1);
     if other_ca != token.trim() {
-        join(&other_ca).fails_with(&["E_"]);
+        join(&other_ca).fails_with(&["E_JOIN_CA"]);
     }
     let mut secret = token.trim().to_string();
     let last = if secret.ends_with('0') { '1' } else { '0' };
     secret.pop();
     secret.push(last);
-    join(&secret).fails_with(&["E_TOKEN"]);
+    join(&secret).fails_with(&["E_JOIN_REFUSED"]);
 }

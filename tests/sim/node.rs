@@ -294,7 +294,8 @@ impl World {
     }
 
     fn pull(&mut self, node: usize, at: At, image: &str) {
-        let fails = image.starts_with("bad") || (self.faulty && self.net.chance(self.knobs.failed_pull));
+        // Images that are missing turn up in the registry when everything else is put right.
+        let fails = self.faulty && (image.starts_with("bad") || self.net.chance(self.knobs.failed_pull));
         let input = if fails {
             let problem = Problem::new("E_PULL", "the registry did not answer", "Try again");
             Input::PullFailed { at, failure: PullFailure::Pull, problem }

@@ -240,10 +240,6 @@ impl World {
             if value["spec"]["paused"] == true {
                 self.ask(Op::Change("deploy", d.key.clone(), Change::Paused(false)), 0);
             }
-            let image = value["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
-            if image.starts_with("bad") {
-                self.ask(Op::Change("deploy", d.key.clone(), Change::Image("mended:1".into())), 0);
-            }
         }
     }
 }

@@ -28,7 +28,11 @@ impl Breaker {
     pub fn failure(&mut self, now_ms: u64) -> Option<u64> {
         self.failures = self.failures.saturating_add(1);
         // After a penalty one failure is enough: the endpoint is on trial.
-        let limit = if self.ejections > 0 { 1 } else { FAILURES_TO_EJECT };
+        let limit = if self.ejections > 0 {
+            1
+        } else {
+            FAILURES_TO_EJECT
+        };
         if self.failures < limit || now_ms < self.ejected_until_ms {
             return None;
         }
@@ -66,8 +70,16 @@ mod tests {
         }
         assert_eq!(b.failure(10), Some(1_010));
         assert!(!b.admits(1_009) && b.admits(1_010));
-        assert_eq!(b.failure(500), None, "a straggler during the penalty does not prolong it");
-        assert_eq!(b.failure(2_000), Some(4_000), "one failure on trial ejects again");
+        assert_eq!(
+            b.failure(500),
+            None,
+            "a straggler during the penalty does not prolong it"
+        );
+        assert_eq!(
+            b.failure(2_000),
+            Some(4_000),
+            "one failure on trial ejects again"
+        );
         b.success();
         assert!(b.is_pristine() && b.admits(0));
     }

@@ -50,9 +50,8 @@ impl Endpoints {
     /// ready; if none is ready, those that are terminating but still serving.
     pub fn new(mut all: Vec<Endpoint>) -> Self {
         all.sort_by(|a, b| {
-            (!a.local, &a.pod_uid, a.ip, a.port, !a.ready).cmp(&(
-                !b.local, &b.pod_uid, b.ip, b.port, !b.ready,
-            ))
+            (!a.local, &a.pod_uid, a.ip, a.port, !a.ready)
+                .cmp(&(!b.local, &b.pod_uid, b.ip, b.port, !b.ready))
         });
         // A pod may be listed twice while it moves between slices.
         all.dedup_by(|a, b| a.pod_uid == b.pod_uid && a.ip == b.ip && a.port == b.port);
@@ -65,7 +64,11 @@ impl Endpoints {
             .map(|(i, _)| i)
             .collect();
         let usable_local = usable.iter().filter(|&&i| all[i as usize].local).count();
-        Self { all, usable, usable_local }
+        Self {
+            all,
+            usable,
+            usable_local,
+        }
     }
 
     /// Every endpoint, usable or not.

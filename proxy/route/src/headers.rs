@@ -75,13 +75,23 @@ mod tests {
     #[test]
     fn lists_are_sorted_and_start_with_letters_the_short_cut_knows() {
         assert!(HOP_BY_HOP.is_sorted() && COLLIDING.is_sorted());
-        for name in HOP_BY_HOP.iter().chain([POD_UID, PORT, DEPTH, DEADLINE_MS, AUTHORITY, REFUSED].iter()) {
+        for name in HOP_BY_HOP
+            .iter()
+            .chain([POD_UID, PORT, DEPTH, DEADLINE_MS, AUTHORITY, REFUSED].iter())
+        {
             assert_eq!(rule(name), Rule::Remove, "{name}");
         }
         for name in COLLIDING {
             assert_eq!(rule(name), Rule::Refuse, "{name}");
         }
-        for name in ["accept", "content-type", "host", "x-custom", "cookie", "traceparent"] {
+        for name in [
+            "accept",
+            "content-type",
+            "host",
+            "x-custom",
+            "cookie",
+            "traceparent",
+        ] {
             assert_eq!(rule(name), Rule::Keep, "{name}");
         }
     }

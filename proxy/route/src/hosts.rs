@@ -39,9 +39,15 @@ impl<T> HostRules<T> {
 fn get<'a, T>(sorted: &'a [(Box<[u8]>, T)], path: &[u8]) -> Option<&'a T> {
     // A host with one or two rules is the common one.
     if sorted.len() <= 2 {
-        return sorted.iter().find(|(p, _)| p.as_ref() == path).map(|(_, t)| t);
+        return sorted
+            .iter()
+            .find(|(p, _)| p.as_ref() == path)
+            .map(|(_, t)| t);
     }
-    sorted.binary_search_by(|(p, _)| p.as_ref().cmp(path)).ok().map(|i| &sorted[i].1)
+    sorted
+        .binary_search_by(|(p, _)| p.as_ref().cmp(path))
+        .ok()
+        .map(|i| &sorted[i].1)
 }
 
 /// Rules being collected; of two for the same path the first stays.
@@ -54,14 +60,19 @@ pub(crate) struct HostBuilder<T> {
 
 impl<T> Default for HostBuilder<T> {
     fn default() -> Self {
-        Self { exact: BTreeMap::new(), prefix: BTreeMap::new(), default: None }
+        Self {
+            exact: BTreeMap::new(),
+            prefix: BTreeMap::new(),
+            default: None,
+        }
     }
 }
 
 impl<T> HostBuilder<T> {
     pub fn add(&mut self, path: &str, kind: PathType, target: T) {
         // A rule is written in the plain or in the encoded spelling; both mean the path that requests are matched by.
-        let normal = crate::path::normalise(path).map_or_else(|_| path.as_bytes().to_vec(), |n| n.matching.into_owned());
+        let normal = crate::path::normalise(path)
+            .map_or_else(|_| path.as_bytes().to_vec(), |n| n.matching.into_owned());
         match kind {
             PathType::Exact => drop(self.exact.entry(normal.into()).or_insert(target)),
             PathType::Prefix => {

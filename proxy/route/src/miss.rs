@@ -114,7 +114,9 @@ impl Miss {
                 }
                 None => "kubectl get services -A".into(),
             },
-            Self::NoEndpoints { namespace, service, .. } => format!(
+            Self::NoEndpoints {
+                namespace, service, ..
+            } => format!(
                 "kubectl get endpointslices -n {namespace} -l kubernetes.io/service-name={service}"
             ),
             Self::ExternalName { target, .. } => format!("call {target} itself"),
@@ -122,7 +124,9 @@ impl Miss {
             Self::NoAddress { .. } => {
                 "kubectl get services,pods -A -o wide shows the addresses in use".into()
             }
-            Self::BadAuthority { .. } => "send one Host header of the form HOST or HOST:PORT".into(),
+            Self::BadAuthority { .. } => {
+                "send one Host header of the form HOST or HOST:PORT".into()
+            }
             Self::NotAService { .. } => {
                 "use SERVICE or SERVICE.NAMESPACE for a Service of this cluster".into()
             }
@@ -135,24 +139,47 @@ impl fmt::Display for Miss {
         match self {
             Self::NoHost { host } => write!(f, "no ingress rule matches the host {host:?}"),
             Self::NoPath { host, path } => {
-                write!(f, "no ingress rule of the host {host:?} matches the path {path:?}")
+                write!(
+                    f,
+                    "no ingress rule of the host {host:?} matches the path {path:?}"
+                )
             }
             Self::NoService { name } => write!(f, "the service {name:?} does not exist"),
-            Self::NoPort { service, port, available } => {
-                write!(f, "the service {service:?} has no port {port}; it has {available}")
+            Self::NoPort {
+                service,
+                port,
+                available,
+            } => {
+                write!(
+                    f,
+                    "the service {service:?} has no port {port}; it has {available}"
+                )
             }
-            Self::NoEndpoints { namespace, service, unready } => {
-                write!(f, "the service \"{namespace}/{service}\" has no ready endpoints")?;
+            Self::NoEndpoints {
+                namespace,
+                service,
+                unready,
+            } => {
+                write!(
+                    f,
+                    "the service \"{namespace}/{service}\" has no ready endpoints"
+                )?;
                 if *unready > 0 {
                     write!(f, " ({unready} not ready)")?;
                 }
                 Ok(())
             }
             Self::ExternalName { service, target } => {
-                write!(f, "the service {service:?} is only another name for {target:?}")
+                write!(
+                    f,
+                    "the service {service:?} is only another name for {target:?}"
+                )
             }
             Self::BadBackend { ingress } => {
-                write!(f, "the ingress {ingress:?} points at a resource that is not a service")
+                write!(
+                    f,
+                    "the ingress {ingress:?} points at a resource that is not a service"
+                )
             }
             Self::NoAddress { address } => {
                 write!(f, "no service or pod has the address {address}")

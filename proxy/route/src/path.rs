@@ -54,7 +54,10 @@ pub fn normalise(path: &str) -> Result<Normal<'_>, BadPath> {
         return Err(BadPath::NotAbsolute);
     }
     if is_normal(bytes) {
-        return Ok(Normal { matching: Cow::Borrowed(bytes), forward: Cow::Borrowed(path) });
+        return Ok(Normal {
+            matching: Cow::Borrowed(bytes),
+            forward: Cow::Borrowed(path),
+        });
     }
     // (matching, forward) of every segment kept so far.
     let mut kept: Vec<(Vec<u8>, &str)> = Vec::new();
@@ -82,7 +85,10 @@ pub fn normalise(path: &str) -> Result<Normal<'_>, BadPath> {
         matching.push(b'/');
         forward.push('/');
     }
-    Ok(Normal { matching: Cow::Owned(matching), forward: Cow::Owned(forward) })
+    Ok(Normal {
+        matching: Cow::Owned(matching),
+        forward: Cow::Owned(forward),
+    })
 }
 
 /// Whether no escape, control character, double slash or dot segment occurs (segments that merely start with a dot take
@@ -113,9 +119,10 @@ fn decode(raw: &[u8]) -> Result<Vec<u8>, BadPath> {
             rest = tail;
             continue;
         }
-        let (Some(high), Some(low)) =
-            (tail.first().copied().and_then(hex), tail.get(1).copied().and_then(hex))
-        else {
+        let (Some(high), Some(low)) = (
+            tail.first().copied().and_then(hex),
+            tail.get(1).copied().and_then(hex),
+        ) else {
             return Err(BadPath::BadEscape);
         };
         match high << 4 | low {
@@ -147,8 +154,12 @@ mod tests {
     use super::*;
 
     fn both(path: &str) -> Result<(String, String), BadPath> {
-        normalise(path)
-            .map(|n| (String::from_utf8_lossy(&n.matching).into_owned(), n.forward.into_owned()))
+        normalise(path).map(|n| {
+            (
+                String::from_utf8_lossy(&n.matching).into_owned(),
+                n.forward.into_owned(),
+            )
+        })
     }
 
     #[test]

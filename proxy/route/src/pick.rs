@@ -32,7 +32,12 @@ pub fn pick(endpoints: &Endpoints, load: &impl Load, seed: u64) -> Option<usize>
 }
 
 /// [`pick`] for a second attempt: leaves out the pod slot that has just refused, if there is any other.
-pub fn pick_except(endpoints: &Endpoints, load: &impl Load, seed: u64, refused_slot: Option<usize>) -> Option<usize> {
+pub fn pick_except(
+    endpoints: &Endpoints,
+    load: &impl Load,
+    seed: u64,
+    refused_slot: Option<usize>,
+) -> Option<usize> {
     let (local, remote) = endpoints.usable().split_at(endpoints.usable_local());
     let near = draw(endpoints, local, load, seed, refused_slot);
     // The common case: a single node, or a local queue short enough that no remote one could beat it.
@@ -44,13 +49,19 @@ pub fn pick_except(endpoints: &Endpoints, load: &impl Load, seed: u64, refused_s
     let far = draw(endpoints, remote, load, mix(seed), refused_slot);
     match (near, far) {
         (Some((near, near_queue)), Some((far, far_queue))) => {
-            Some(if near_queue > far_queue.saturating_add(LOCAL_BIAS) { far } else { near })
+            Some(if near_queue > far_queue.saturating_add(LOCAL_BIAS) {
+                far
+            } else {
+                near
+            })
         }
         (Some((index, _)), None) | (None, Some((index, _))) => Some(index),
         // Everything else is left out: rather the one that refused, or one that fails, than nobody.
-        (None, None) => least(endpoints, endpoints.usable(), load, |e| Some(e.slot) != refused_slot)
-            .or_else(|| least(endpoints, endpoints.usable(), load, |_| true))
-            .map(|(index, _)| index),
+        (None, None) => least(endpoints, endpoints.usable(), load, |e| {
+            Some(e.slot) != refused_slot
+        })
+        .or_else(|| least(endpoints, endpoints.usable(), load, |_| true))
+        .map(|(index, _)| index),
     }
 }
 
@@ -65,7 +76,8 @@ fn draw(
     let all = endpoints.all();
     let fits = |index: u32| {
         let e = &all[index as usize];
-        (Some(e.slot) != refused_slot && !load.ejected(e)).then(|| (index as usize, load.in_flight(e)))
+        (Some(e.slot) != refused_slot && !load.ejected(e))
+            .then(|| (index as usize, load.in_flight(e)))
     };
     match candidates {
         [] => return None,
@@ -76,12 +88,18 @@ fn draw(
     let first = scale(mix(seed), count);
     // Drawn among the others, so that the two always differ.
     let second = (first + 1 + scale(mix(seed ^ 0x9e37_79b9_7f4a_7c15), count - 1)) % count;
-    let (a, b) = (fits(candidates[first as usize]), fits(candidates[second as usize]));
+    let (a, b) = (
+        fits(candidates[first as usize]),
+        fits(candidates[second as usize]),
+    );
     match (a, b) {
         (Some(a), Some(b)) => Some(if b.1 < a.1 { b } else { a }),
         (Some(one), None) | (None, Some(one)) => Some(one),
         (None, None) => {
-            let ejected = candidates.iter().filter(|&&i| load.ejected(&all[i as usize])).count();
+            let ejected = candidates
+                .iter()
+                .filter(|&&i| load.ejected(&all[i as usize]))
+                .count();
             let panic = ejected * 2 > candidates.len();
             least(endpoints, candidates, load, |e| {
                 Some(e.slot) != refused_slot && (panic || !load.ejected(e))

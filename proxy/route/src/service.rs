@@ -26,7 +26,9 @@ pub fn find_service<'a>(
     caller_namespace: &str,
     default_port: u16,
 ) -> Result<Match<'a>, Miss> {
-    let bad = || Miss::BadAuthority { authority: authority.into() };
+    let bad = || Miss::BadAuthority {
+        authority: authority.into(),
+    };
     // Credentials in an authority are nobody's host name.
     if authority.is_empty() || authority.contains(['@', '/', ' ']) {
         return Err(bad());
@@ -38,22 +40,34 @@ pub fn find_service<'a>(
         }
         _ => default_port,
     };
-    let literal = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&host);
+    let literal = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(&host);
     if let Ok(ip) = literal.parse::<IpAddr>() {
         return by_address(table, ip, port);
     }
     let (name, namespace, is_cluster_name) = split(&host, caller_namespace);
     match table.service_slot(namespace, name) {
         Some(slot) => table.at(slot, table.port_slot(slot, &PortName::Number(port))?),
-        None if is_cluster_name => Err(Miss::NoService { name: format!("{namespace}/{name}") }),
-        None => Err(Miss::NotAService { host: host.into_owned() }),
+        None if is_cluster_name => Err(Miss::NoService {
+            name: format!("{namespace}/{name}"),
+        }),
+        None => Err(Miss::NotAService {
+            host: host.into_owned(),
+        }),
     }
 }
 
 /// Service, namespace, and whether the name can be nothing but a Service's.
 fn split<'a>(host: &'a str, caller_namespace: &'a str) -> (&'a str, &'a str, bool) {
-    let in_cluster = [".svc", CLUSTER_DOMAIN.strip_prefix("svc").unwrap_or_default()];
-    let full = host.strip_suffix(in_cluster[1]).and_then(|h| h.strip_suffix(in_cluster[0]));
+    let in_cluster = [
+        ".svc",
+        CLUSTER_DOMAIN.strip_prefix("svc").unwrap_or_default(),
+    ];
+    let full = host
+        .strip_suffix(in_cluster[1])
+        .and_then(|h| h.strip_suffix(in_cluster[0]));
     let short = full.or_else(|| host.strip_suffix(in_cluster[0]));
     let rest = short.unwrap_or(host);
     match rest.split_once('.') {
@@ -64,17 +78,30 @@ fn split<'a>(host: &'a str, caller_namespace: &'a str) -> (&'a str, &'a str, boo
 
 fn by_address(table: &Table, ip: IpAddr, port: u16) -> Result<Match<'_>, Miss> {
     match table.addressee(ip) {
-        Some(Addressee::Service(slot)) => table.at(*slot, table.port_slot(*slot, &PortName::Number(port))?),
-        Some(Addressee::Pod(endpoints)) => Ok(Match { service_slot: None, service: None, endpoints, port }),
-        None if is_ours(ip) => Err(Miss::NoAddress { address: ip.to_string() }),
-        None => Err(Miss::NotAService { host: ip.to_string() }),
+        Some(Addressee::Service(slot)) => {
+            table.at(*slot, table.port_slot(*slot, &PortName::Number(port))?)
+        }
+        Some(Addressee::Pod(endpoints)) => Ok(Match {
+            service_slot: None,
+            service: None,
+            endpoints,
+            port,
+        }),
+        None if is_ours(ip) => Err(Miss::NoAddress {
+            address: ip.to_string(),
+        }),
+        None => Err(Miss::NotAService {
+            host: ip.to_string(),
+        }),
     }
 }
 
 /// Whether an address is virtual, so that trying it outside would reach a stranger.
 fn is_ours(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(v4) => [POD_RANGE, SERVICE_RANGE].iter().any(|range| v4.octets().starts_with(range)),
+        IpAddr::V4(v4) => [POD_RANGE, SERVICE_RANGE]
+            .iter()
+            .any(|range| v4.octets().starts_with(range)),
         IpAddr::V6(_) => false,
     }
 }

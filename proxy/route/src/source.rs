@@ -20,7 +20,11 @@ pub struct BadObject {
 
 impl std::fmt::Display for BadObject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} cannot be routed: {} is missing or not readable", self.object, self.field)
+        write!(
+            f,
+            "{} cannot be routed: {} is missing or not readable",
+            self.object, self.field
+        )
     }
 }
 
@@ -115,7 +119,10 @@ pub struct Sources {
 impl Sources {
     /// Empty sources for the proxy on this node.
     pub fn new(node: &str) -> Self {
-        Self { node: node.into(), ..Self::default() }
+        Self {
+            node: node.into(),
+            ..Self::default()
+        }
     }
 
     /// Takes in a new or changed object; `plural` is `ingresses`, `services`, `endpointslices`, `nodes` or `pods`, any
@@ -126,8 +133,14 @@ impl Sources {
     pub fn put(&mut self, plural: &str, object: &Value) -> Result<(), BadObject> {
         let key = meta::key(object);
         match plural {
-            "ingresses" => drop(self.ingresses.insert(key.clone(), Arc::new(ingress(key, object)?))),
-            "services" => drop(self.services.insert(key.clone(), Arc::new(service(key, object)?))),
+            "ingresses" => drop(
+                self.ingresses
+                    .insert(key.clone(), Arc::new(ingress(key, object)?)),
+            ),
+            "services" => drop(
+                self.services
+                    .insert(key.clone(), Arc::new(service(key, object)?)),
+            ),
             "endpointslices" => match slice(&key, object)? {
                 Some(slice) => drop(self.slices.insert(key, Arc::new(slice))),
                 None => drop(self.slices.remove(&key)),
@@ -189,25 +202,39 @@ fn text(value: &Value) -> &str {
 }
 
 fn port_number(value: &Value) -> Option<u16> {
-    value.as_u64().and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0)
+    value
+        .as_u64()
+        .and_then(|p| u16::try_from(p).ok())
+        .filter(|p| *p != 0)
 }
 
-fn backend(object: &Value, bad: &impl Fn(&'static str) -> BadObject) -> Result<BackendRef, BadObject> {
+fn backend(
+    object: &Value,
+    bad: &impl Fn(&'static str) -> BadObject,
+) -> Result<BackendRef, BadObject> {
     let service = &object["service"];
     if !service.is_object() {
         return Ok(None);
     }
-    let port = match (port_number(&service["port"]["number"]), service["port"]["name"].as_str()) {
+    let port = match (
+        port_number(&service["port"]["number"]),
+        service["port"]["name"].as_str(),
+    ) {
         (Some(number), _) => PortName::Number(number),
         (None, Some(name)) => PortName::Name(name.into()),
         (None, None) => return Err(bad("backend.service.port")),
     };
-    let name = service["name"].as_str().ok_or_else(|| bad("backend.service.name"))?;
+    let name = service["name"]
+        .as_str()
+        .ok_or_else(|| bad("backend.service.name"))?;
     Ok(Some((name.into(), port)))
 }
 
 fn ingress(key: Key, object: &Value) -> Result<Ingress, BadObject> {
-    let bad = |field| BadObject { object: format!("ingress {key}"), field };
+    let bad = |field| BadObject {
+        object: format!("ingress {key}"),
+        field,
+    };
     let spec = &object["spec"];
     let default = match &spec["defaultBackend"] {
         Value::Null => None,
@@ -222,20 +249,34 @@ fn ingress(key: Key, object: &Value) -> Result<Ingress, BadObject> {
                 "Prefix" | "ImplementationSpecific" | "" => PathType::Prefix,
                 _ => return Err(bad("pathType")),
             };
-            let at = path["path"].as_str().filter(|p| !p.is_empty()).unwrap_or("/");
+            let at = path["path"]
+                .as_str()
+                .filter(|p| !p.is_empty())
+                .unwrap_or("/");
             if !at.starts_with('/') {
                 return Err(bad("path"));
             }
             paths.push((at.to_string(), kind, backend(&path["backend"], &bad)?));
         }
-        rules.push(Rule { host: text(&rule["host"]).to_ascii_lowercase(), paths });
+        rules.push(Rule {
+            host: text(&rule["host"]).to_ascii_lowercase(),
+            paths,
+        });
     }
     let created = meta::text(object, "creationTimestamp").into();
-    Ok(Ingress { key, created, default, rules })
+    Ok(Ingress {
+        key,
+        created,
+        default,
+        rules,
+    })
 }
 
 fn service(key: Key, object: &Value) -> Result<Service, BadObject> {
-    let bad = |field| BadObject { object: format!("service {key}"), field };
+    let bad = |field| BadObject {
+        object: format!("service {key}"),
+        field,
+    };
     let spec = &object["spec"];
     let mut ips: Vec<IpAddr> = items(&spec["clusterIPs"])
         .chain([&spec["clusterIP"]])
@@ -250,8 +291,14 @@ fn service(key: Key, object: &Value) -> Result<Service, BadObject> {
             port: port_number(&port["port"]).ok_or_else(|| bad("spec.ports.port"))?,
         });
     }
-    let external_name = (text(&spec["type"]) == "ExternalName").then(|| text(&spec["externalName"]).to_string());
-    Ok(Service { key, ips, external_name, ports })
+    let external_name =
+        (text(&spec["type"]) == "ExternalName").then(|| text(&spec["externalName"]).to_string());
+    Ok(Service {
+        key,
+        ips,
+        external_name,
+        ports,
+    })
 }
 
 /// `None` for a slice that belongs to no Service.
@@ -259,15 +306,23 @@ fn slice(key: &Key, object: &Value) -> Result<Option<Slice>, BadObject> {
     let Some(service) = object["metadata"]["labels"]["kubernetes.io/service-name"].as_str() else {
         return Ok(None);
     };
-    let bad = |field| BadObject { object: format!("endpointslice {key}"), field };
+    let bad = |field| BadObject {
+        object: format!("endpointslice {key}"),
+        field,
+    };
     let mut ports = Vec::new();
     for port in items(&object["ports"]) {
-        ports.push((text(&port["name"]).into(), port_number(&port["port"]).ok_or_else(|| bad("ports.port"))?));
+        ports.push((
+            text(&port["name"]).into(),
+            port_number(&port["port"]).ok_or_else(|| bad("ports.port"))?,
+        ));
     }
     let mut endpoints = Vec::new();
     for endpoint in items(&object["endpoints"]) {
         // Names (addressType FQDN) are not proxied; Kubernetes says all addresses of an endpoint are alternatives.
-        let Some(ip) = items(&endpoint["addresses"]).find_map(|a| text(a).parse().ok()) else { continue };
+        let Some(ip) = items(&endpoint["addresses"]).find_map(|a| text(a).parse().ok()) else {
+            continue;
+        };
         let target = &endpoint["targetRef"];
         let is_pod = text(&target["kind"]) == "Pod";
         let conditions = &endpoint["conditions"];
@@ -276,15 +331,27 @@ fn slice(key: &Key, object: &Value) -> Result<Option<Slice>, BadObject> {
         let ready = conditions["ready"].as_bool().unwrap_or(true) && !terminating;
         endpoints.push(SliceEndpoint {
             ip,
-            pod_uid: if is_pod { text(&target["uid"]).into() } else { "".into() },
-            pod_name: if is_pod { text(&target["name"]).into() } else { "".into() },
+            pod_uid: if is_pod {
+                text(&target["uid"]).into()
+            } else {
+                "".into()
+            },
+            pod_name: if is_pod {
+                text(&target["name"]).into()
+            } else {
+                "".into()
+            },
             node: text(&endpoint["nodeName"]).into(),
             ready,
             serving: conditions["serving"].as_bool().unwrap_or(ready),
             terminating,
         });
     }
-    Ok(Some(Slice { service: Key::new(key.namespace.clone(), service), ports, endpoints }))
+    Ok(Some(Slice {
+        service: Key::new(key.namespace.clone(), service),
+        ports,
+        endpoints,
+    }))
 }
 
 /// Where a Node says its runner listens; `None` while it has not said so.
@@ -304,7 +371,8 @@ fn pod(object: &Value) -> Option<Pod> {
         return None;
     }
     let ip = text(&status["podIP"]).parse().ok()?;
-    let is_ready = items(&status["conditions"]).any(|c| text(&c["type"]) == "Ready" && text(&c["status"]) == "True");
+    let is_ready = items(&status["conditions"])
+        .any(|c| text(&c["type"]) == "Ready" && text(&c["status"]) == "True");
     Some(Pod {
         endpoint: SliceEndpoint {
             ip,

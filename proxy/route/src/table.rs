@@ -69,7 +69,11 @@ pub struct Match<'a> {
 impl Match<'_> {
     /// The port to call on an endpoint of this match.
     pub fn port_of(&self, endpoint: &Endpoint) -> u16 {
-        if endpoint.port == 0 { self.port } else { endpoint.port }
+        if endpoint.port == 0 {
+            self.port
+        } else {
+            endpoint.port
+        }
     }
 }
 
@@ -136,12 +140,17 @@ impl Table {
 
     pub(crate) fn service_slot(&self, namespace: &str, name: &str) -> Option<usize> {
         self.services
-            .binary_search_by(|s| (s.key.namespace.as_str(), s.key.name.as_str()).cmp(&(namespace, name)))
+            .binary_search_by(|s| {
+                (s.key.namespace.as_str(), s.key.name.as_str()).cmp(&(namespace, name))
+            })
             .ok()
     }
 
     pub(crate) fn addressee(&self, ip: IpAddr) -> Option<&Addressee> {
-        self.addresses.binary_search_by_key(&ip, |(a, _)| *a).ok().map(|i| &self.addresses[i].1)
+        self.addresses
+            .binary_search_by_key(&ip, |(a, _)| *a)
+            .ok()
+            .map(|i| &self.addresses[i].1)
     }
 
     /// The match for a port of a Service, if a replica is usable.
@@ -155,7 +164,12 @@ impl Table {
                 unready: at.endpoints.all().len(),
             });
         }
-        Ok(Match { service_slot: Some(service), service: Some(entry), endpoints: &at.endpoints, port: at.port })
+        Ok(Match {
+            service_slot: Some(service),
+            service: Some(entry),
+            endpoints: &at.endpoints,
+            port: at.port,
+        })
     }
 
     fn add_ingresses(&mut self, sources: &Sources) {
@@ -167,7 +181,10 @@ impl Table {
         let mut default = None;
         let mut default_without_rules = None;
         for ingress in ordered {
-            let own_default = ingress.default.as_ref().map(|b| self.target(&ingress.key, b));
+            let own_default = ingress
+                .default
+                .as_ref()
+                .map(|b| self.target(&ingress.key, b));
             for rule in &ingress.rules {
                 let host = match (rule.host.as_str(), rule.host.strip_prefix("*.")) {
                     ("", _) => any.get_or_insert_default(),
@@ -183,22 +200,36 @@ impl Table {
                 }
             }
             if let Some(target) = own_default {
-                let place = if ingress.rules.is_empty() { &mut default_without_rules } else { &mut default };
+                let place = if ingress.rules.is_empty() {
+                    &mut default_without_rules
+                } else {
+                    &mut default
+                };
                 place.get_or_insert(target);
             }
         }
         self.default = default_without_rules.or(default);
-        self.hosts = exact.into_iter().map(|(h, b)| (h.into(), b.build())).collect();
-        self.wildcards = wildcard.into_iter().map(|(h, b)| (h.into(), b.build())).collect();
+        self.hosts = exact
+            .into_iter()
+            .map(|(h, b)| (h.into(), b.build()))
+            .collect();
+        self.wildcards = wildcard
+            .into_iter()
+            .map(|(h, b)| (h.into(), b.build()))
+            .collect();
         self.any_host = any.map(HostBuilder::build);
     }
 
     fn target(&self, ingress: &Key, backend: &BackendRef) -> Target {
         let Some((name, port)) = backend else {
-            return Target::Missing(Miss::BadBackend { ingress: ingress.to_string() });
+            return Target::Missing(Miss::BadBackend {
+                ingress: ingress.to_string(),
+            });
         };
         let Some(slot) = self.service_slot(&ingress.namespace, name) else {
-            return Target::Missing(Miss::NoService { name: format!("{}/{name}", ingress.namespace) });
+            return Target::Missing(Miss::NoService {
+                name: format!("{}/{name}", ingress.namespace),
+            });
         };
         match self.port_slot(slot, port) {
             Ok(port) => Target::Port(slot, port),
@@ -209,7 +240,10 @@ impl Table {
     pub(crate) fn port_slot(&self, service: usize, port: &PortName) -> Result<usize, Miss> {
         let entry = &self.services[service];
         if let Some(target) = &entry.external_name {
-            return Err(Miss::ExternalName { service: entry.label.to_string(), target: target.clone() });
+            return Err(Miss::ExternalName {
+                service: entry.label.to_string(),
+                target: target.clone(),
+            });
         }
         let found = entry.ports.iter().position(|p| match port {
             PortName::Number(number) => p.port == *number,
@@ -219,7 +253,13 @@ impl Table {
             let available: Vec<String> = entry
                 .ports
                 .iter()
-                .map(|p| if p.name.is_empty() { p.port.to_string() } else { format!("{}:{}", p.name, p.port) })
+                .map(|p| {
+                    if p.name.is_empty() {
+                        p.port.to_string()
+                    } else {
+                        format!("{}:{}", p.name, p.port)
+                    }
+                })
                 .collect();
             Miss::NoPort {
                 service: entry.label.to_string(),
@@ -227,7 +267,11 @@ impl Table {
                     PortName::Number(number) => number.to_string(),
                     PortName::Name(name) => format!("{name:?}"),
                 },
-                available: if available.is_empty() { "none".into() } else { available.join(", ") },
+                available: if available.is_empty() {
+                    "none".into()
+                } else {
+                    available.join(", ")
+                },
             }
         })
     }
@@ -240,10 +284,17 @@ impl Table {
 /// The [`Miss`] that says why there is none.
 pub fn find<'a>(table: &'a Table, parts: &Parts<'_>) -> Result<Match<'a>, Miss> {
     let host = host_only(parts.host);
-    let exact = table.hosts.binary_search_by(|(h, _)| h.as_ref().cmp(host.as_ref())).ok().map(|i| &table.hosts[i].1);
+    let exact = table
+        .hosts
+        .binary_search_by(|(h, _)| h.as_ref().cmp(host.as_ref()))
+        .ok()
+        .map(|i| &table.hosts[i].1);
     let wildcard = || {
         let (label, suffix) = host.split_once('.')?;
-        let at = table.wildcards.binary_search_by(|(h, _)| h.as_ref().cmp(suffix)).ok()?;
+        let at = table
+            .wildcards
+            .binary_search_by(|(h, _)| h.as_ref().cmp(suffix))
+            .ok()?;
         (!label.is_empty()).then(|| &table.wildcards[at].1)
     };
     let mut host_known = exact.is_some();
@@ -267,7 +318,9 @@ pub fn find<'a>(table: &'a Table, parts: &Parts<'_>) -> Result<Match<'a>, Miss> 
             host: host.into_owned(),
             path: String::from_utf8_lossy(parts.path).into_owned(),
         }),
-        None => Err(Miss::NoHost { host: host.into_owned() }),
+        None => Err(Miss::NoHost {
+            host: host.into_owned(),
+        }),
     }
 }
 
@@ -275,13 +328,20 @@ pub fn find<'a>(table: &'a Table, parts: &Parts<'_>) -> Result<Match<'a>, Miss> 
 pub(crate) fn host_only(host: &str) -> Cow<'_, str> {
     let bare = match host.rfind(':') {
         // The colons of a bracketed IPv6 address are not the port's.
-        Some(colon) if host[colon + 1..].bytes().all(|b| b.is_ascii_digit()) && !host[..colon].ends_with(':') => {
+        Some(colon)
+            if host[colon + 1..].bytes().all(|b| b.is_ascii_digit())
+                && !host[..colon].ends_with(':') =>
+        {
             &host[..colon]
         }
         _ => host,
     };
     let bare = bare.strip_suffix('.').unwrap_or(bare);
-    if bare.bytes().any(|b| b.is_ascii_uppercase()) { Cow::Owned(bare.to_ascii_lowercase()) } else { Cow::Borrowed(bare) }
+    if bare.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(bare.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(bare)
+    }
 }
 
 /// Gives every pod an index that all its endpoints share.
@@ -297,7 +357,12 @@ impl Slots {
         for slice in sources.slices.values() {
             for endpoint in &slice.endpoints {
                 if endpoint.pod_uid.is_empty() {
-                    ids.extend(slice.ports.iter().map(|(_, port)| external_id(endpoint.ip, *port)));
+                    ids.extend(
+                        slice
+                            .ports
+                            .iter()
+                            .map(|(_, port)| external_id(endpoint.ip, *port)),
+                    );
                 } else {
                     ids.push(endpoint.pod_uid.clone());
                 }
@@ -306,7 +371,11 @@ impl Slots {
         ids.extend(sources.pods.values().map(|p| p.endpoint.pod_uid.clone()));
         ids.sort();
         ids.dedup();
-        Self { ids, nodes: sources.nodes.clone(), node: sources.node.clone() }
+        Self {
+            ids,
+            nodes: sources.nodes.clone(),
+            node: sources.node.clone(),
+        }
     }
 
     fn endpoint(&self, from: &SliceEndpoint, port: u16) -> Endpoint {
@@ -358,7 +427,12 @@ fn services(sources: &Sources, slots: &mut Slots) -> Vec<ServiceEntry> {
             .map(|p| PortEntry {
                 name: p.name.clone(),
                 port: p.port,
-                endpoints: Endpoints::new(by_port.get(&(&service.key, p.name.as_str())).cloned().unwrap_or_default()),
+                endpoints: Endpoints::new(
+                    by_port
+                        .get(&(&service.key, p.name.as_str()))
+                        .cloned()
+                        .unwrap_or_default(),
+                ),
             })
             .collect(),
     };
@@ -374,7 +448,8 @@ fn addresses(sources: &Sources, slots: &Slots) -> Vec<(IpAddr, Addressee)> {
             let mut single = slots.endpoint(endpoint, 0);
             single.ready = true;
             single.terminating = false;
-            all.entry(endpoint.ip).or_insert_with(|| Addressee::Pod(Endpoints::new(vec![single])));
+            all.entry(endpoint.ip)
+                .or_insert_with(|| Addressee::Pod(Endpoints::new(vec![single])));
         }
     }
     for (slot, service) in sources.services.values().enumerate() {

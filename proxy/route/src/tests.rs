@@ -17,7 +17,10 @@ fn sources(objects: &[(&str, Value)]) -> Sources {
 }
 
 fn service(name: &str, ip: &str, ports: Value) -> (&'static str, Value) {
-    ("services", json!({"metadata": {"namespace": "default", "name": name}, "spec": {"clusterIP": ip, "ports": ports}}))
+    (
+        "services",
+        json!({"metadata": {"namespace": "default", "name": name}, "spec": {"clusterIP": ip, "ports": ports}}),
+    )
 }
 
 fn endpoint(pod: &str, node: &str, ip: &str, conditions: Value) -> Value {
@@ -26,9 +29,12 @@ fn endpoint(pod: &str, node: &str, ip: &str, conditions: Value) -> Value {
 }
 
 fn slice(service: &str, ports: Value, endpoints: Value) -> (&'static str, Value) {
-    ("endpointslices", json!({
+    (
+        "endpointslices",
+        json!({
         "metadata": {"namespace": "default", "name": format!("{service}-1"), "labels": {"kubernetes.io/service-name": service}},
-        "addressType": "IPv4", "ports": ports, "endpoints": endpoints}))
+        "addressType": "IPv4", "ports": ports, "endpoints": endpoints}),
+    )
 }
 
 fn app(name: &str, ip: &str, pod_ip: &str) -> Vec<(&'static str, Value)> {
@@ -37,7 +43,12 @@ fn app(name: &str, ip: &str, pod_ip: &str) -> Vec<(&'static str, Value)> {
         slice(
             name,
             json!([{"name": "http", "port": 8080}]),
-            json!([endpoint(&format!("{name}-0"), "n1", pod_ip, json!({"ready": true}))]),
+            json!([endpoint(
+                &format!("{name}-0"),
+                "n1",
+                pod_ip,
+                json!({"ready": true})
+            )]),
         ),
     ]
 }
@@ -49,17 +60,31 @@ fn rule(host: &str, paths: &[(&str, &str, &str)]) -> Value {
             json!({"path": path, "pathType": kind, "backend": {"service": {"name": service, "port": {"number": 80}}}})
         })
         .collect();
-    if host.is_empty() { json!({"http": {"paths": paths}}) } else { json!({"host": host, "http": {"paths": paths}}) }
+    if host.is_empty() {
+        json!({"http": {"paths": paths}})
+    } else {
+        json!({"host": host, "http": {"paths": paths}})
+    }
 }
 
 fn ingress(name: &str, created: &str, rules: Value) -> (&'static str, Value) {
-    ("ingresses", json!({"metadata": {"namespace": "default", "name": name, "creationTimestamp": created}, "spec": {"rules": rules}}))
+    (
+        "ingresses",
+        json!({"metadata": {"namespace": "default", "name": name, "creationTimestamp": created}, "spec": {"rules": rules}}),
+    )
 }
 
 /// The Service a request reaches, or the code of the miss.
 fn go(table: &Table, host: &str, path: &str) -> String {
     let normal = normalise(path).unwrap();
-    match find(table, &Parts { host, path: &normal.matching, method: "GET" }) {
+    match find(
+        table,
+        &Parts {
+            host,
+            path: &normal.matching,
+            method: "GET",
+        },
+    ) {
         Ok(found) => found.service.unwrap().key.name.clone(),
         Err(miss) => miss.code().to_string(),
     }
@@ -78,20 +103,43 @@ fn inside(table: &Table, authority: &str, namespace: &str) -> String {
 #[test]
 fn hosts_and_paths_are_matched_in_the_order_of_kubernetes() {
     let mut all = Vec::new();
-    for (i, name) in ["a", "b", "c", "d", "root", "wild", "any"].iter().enumerate() {
-        all.extend(app(name, &format!("10.43.0.{}", i + 1), &format!("10.42.0.{}", i + 1)));
+    for (i, name) in ["a", "b", "c", "d", "root", "wild", "any"]
+        .iter()
+        .enumerate()
+    {
+        all.extend(app(
+            name,
+            &format!("10.43.0.{}", i + 1),
+            &format!("10.42.0.{}", i + 1),
+        ));
     }
     all.push(ingress(
         "one",
         "2026-01-01T00:00:00Z",
         json!([
-            rule("x.test", &[("/", "Prefix", "root"), ("/foo", "Prefix", "a"), ("/foo/bar", "Prefix", "b"), ("/foo", "Exact", "c"), ("/only", "Exact", "d")]),
+            rule(
+                "x.test",
+                &[
+                    ("/", "Prefix", "root"),
+                    ("/foo", "Prefix", "a"),
+                    ("/foo/bar", "Prefix", "b"),
+                    ("/foo", "Exact", "c"),
+                    ("/only", "Exact", "d")
+                ]
+            ),
             rule("*.test", &[("/", "Prefix", "wild")]),
             rule("", &[("/any", "ImplementationSpecific", "any")]),
         ]),
     ));
     // A younger ingress does not take a path away.
-    all.push(ingress("two", "2026-02-01T00:00:00Z", json!([rule("x.test", &[("/foo", "Exact", "d"), ("/new", "Prefix", "d")])])));
+    all.push(ingress(
+        "two",
+        "2026-02-01T00:00:00Z",
+        json!([rule(
+            "x.test",
+            &[("/foo", "Exact", "d"), ("/new", "Prefix", "d")]
+        )]),
+    ));
     let table = Table::build(&sources(&all));
     for (host, path, want) in [
         ("x.test", "/", "root"),
@@ -158,12 +206,37 @@ fn misses_say_what_is_missing_and_how_to_look() {
         ]),
     ));
     let table = Table::build(&sources(&all));
-    let miss = |host| find(&table, &Parts { host, path: b"/", method: "GET" }).unwrap_err();
+    let miss = |host| {
+        find(
+            &table,
+            &Parts {
+                host,
+                path: b"/",
+                method: "GET",
+            },
+        )
+        .unwrap_err()
+    };
     for (host, status, code, words) in [
-        ("gone.test", 503, "no_service", "\"default/gone\" does not exist"),
-        ("empty.test", 503, "no_endpoints", "\"default/empty\" has no ready endpoints"),
+        (
+            "gone.test",
+            503,
+            "no_service",
+            "\"default/gone\" does not exist",
+        ),
+        (
+            "empty.test",
+            503,
+            "no_endpoints",
+            "\"default/empty\" has no ready endpoints",
+        ),
         ("ext.test", 502, "external_name", "db.example.com"),
-        ("port.test", 503, "no_port", "has no port 81; it has http:80"),
+        (
+            "port.test",
+            503,
+            "no_port",
+            "has no port 81; it has http:80",
+        ),
         ("res.test", 502, "bad_backend", "default/i"),
         ("none.test", 404, "no_route", "none.test"),
     ] {
@@ -212,21 +285,43 @@ fn names_and_addresses_inside_the_cluster_resolve() {
         ("web:x", "default", "bad_authority"),
         ("", "default", "bad_authority"),
     ] {
-        assert_eq!(inside(&table, authority, namespace), want, "{authority} from {namespace}");
+        assert_eq!(
+            inside(&table, authority, namespace),
+            want,
+            "{authority} from {namespace}"
+        );
     }
 }
 
 #[test]
 fn terminating_replicas_serve_only_when_no_other_is_ready() {
     let ready = endpoint("r", "n2", "10.42.0.1", json!({"ready": true}));
-    let leaving = endpoint("l", "n1", "10.42.0.2", json!({"ready": false, "serving": true, "terminating": true}));
+    let leaving = endpoint(
+        "l",
+        "n1",
+        "10.42.0.2",
+        json!({"ready": false, "serving": true, "terminating": true}),
+    );
     let starting = endpoint("s", "n1", "10.42.0.3", json!({"ready": false}));
-    let gone = endpoint("g", "n1", "10.42.0.4", json!({"ready": false, "serving": false, "terminating": true}));
+    let gone = endpoint(
+        "g",
+        "n1",
+        "10.42.0.4",
+        json!({"ready": false, "serving": false, "terminating": true}),
+    );
     let usable = |endpoints: Value| -> Vec<String> {
-        let all = [service("w", "10.43.0.1", json!([{"port": 80}])), slice("w", json!([{"port": 1}]), endpoints)];
+        let all = [
+            service("w", "10.43.0.1", json!([{"port": 80}])),
+            slice("w", json!([{"port": 1}]), endpoints),
+        ];
         let table = Table::build(&sources(&all));
         match find_service(&table, "w", "default", 80) {
-            Ok(m) => m.endpoints.usable().iter().map(|&i| m.endpoints.all()[i as usize].pod_name.to_string()).collect(),
+            Ok(m) => m
+                .endpoints
+                .usable()
+                .iter()
+                .map(|&i| m.endpoints.all()[i as usize].pod_name.to_string())
+                .collect(),
             Err(e) => vec![e.code().to_string()],
         }
     };
@@ -238,7 +333,11 @@ fn terminating_replicas_serve_only_when_no_other_is_ready() {
 #[test]
 fn endpoints_outside_the_cluster_have_their_own_slots() {
     let all = [
-        service("ext", "10.43.0.1", json!([{"name": "http", "port": 80}, {"name": "alt", "port": 81}])),
+        service(
+            "ext",
+            "10.43.0.1",
+            json!([{"name": "http", "port": 80}, {"name": "alt", "port": 81}]),
+        ),
         slice(
             "ext",
             json!([{"name": "http", "port": 8080}, {"name": "alt", "port": 8081}]),
@@ -260,7 +359,10 @@ fn endpoints_outside_the_cluster_have_their_own_slots() {
 fn a_bad_object_is_refused_and_the_old_one_stays() {
     let mut s = sources(&app("a", "10.43.0.1", "10.42.0.1"));
     let bad = json!({"metadata": {"namespace": "default", "name": "a"}, "spec": {"ports": [{"port": 70000}]}});
-    assert_eq!(s.put("services", &bad).unwrap_err().field, "spec.ports.port");
+    assert_eq!(
+        s.put("services", &bad).unwrap_err().field,
+        "spec.ports.port"
+    );
     assert_eq!(inside(&Table::build(&s), "a", "default"), "a-0:8080");
     s.remove("services", &coracle_api::Key::new("default", "a"));
     assert_eq!(inside(&Table::build(&s), "a", "default"), "not_a_service");
@@ -280,7 +382,11 @@ fn many(local: usize, remote: usize) -> Endpoints {
         local,
         slot: i,
     };
-    Endpoints::new((0..local + remote).map(|i| endpoint(i, i < local)).collect())
+    Endpoints::new(
+        (0..local + remote)
+            .map(|i| endpoint(i, i < local))
+            .collect(),
+    )
 }
 
 struct Fake<'a>(&'a [u32], &'a BTreeSet<usize>);

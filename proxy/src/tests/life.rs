@@ -25,7 +25,8 @@ async fn shutdown_finishes_what_is_in_flight_and_takes_nothing_new() {
             })
         })
     };
-    let p = web(slow, |_| {});
+    // One core, so that the end of the idle connection says that the busy one knows, too.
+    let p = web(slow, |c| c.cores = 1);
     let addr = p.ingress_addr();
     let mut idle = Client::new(addr).await;
     let mut busy = Client::new(addr).await;
@@ -42,7 +43,10 @@ async fn shutdown_finishes_what_is_in_flight_and_takes_nothing_new() {
     assert_eq!(seen.header("connection"), Some("close"));
     busy.ended().await;
     stopping.await.unwrap();
-    assert!(tokio::net::TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+    assert!(
+        tokio::net::TcpStream::connect(addr).await.is_err(),
+        "nobody listens any more"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +60,9 @@ async fn shutdown_is_bounded() {
         |_| {},
     );
     let mut client = Client::new(p.ingress_addr()).await;
-    client.send("GET / HTTP/1.1\r\nhost: web.test\r\n\r\n").await;
+    client
+        .send("GET / HTTP/1.1\r\nhost: web.test\r\n\r\n")
+        .await;
     entered.recv().await.unwrap();
     p.shutdown(Duration::from_millis(50)).await;
     client.ended().await;
@@ -67,7 +73,10 @@ async fn a_taken_port_is_an_error_and_not_shared() {
     let p = web(says("hi"), |_| {});
     let config = Config::new(p.ingress_addr(), Arc::new(Node::default()));
     let error = Proxy::start(config).unwrap_err();
-    assert!(matches!(&error, StartError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse), "{error}");
+    assert!(
+        matches!(&error, StartError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
+        "{error}"
+    );
     p.shutdown(PATIENCE).await;
 }
 
@@ -107,7 +116,10 @@ async fn swapping_tables_and_replicas_under_load_loses_nothing() {
             let mut client = Client::new(addr).await;
             let mut requests = 0;
             while !stop.load(SeqCst) {
-                let seen = client.get("web.test", "/").await.expect("the connection stays");
+                let seen = client
+                    .get("web.test", "/")
+                    .await
+                    .expect("the connection stays");
                 assert_eq!(seen.status, 200, "{seen:?}");
                 requests += 1;
             }

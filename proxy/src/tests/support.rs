@@ -46,12 +46,17 @@ pub fn echo() -> Arc<dyn LocalReplica> {
     fake(|ctx, port, req| {
         Box::pin(async move {
             let (parts, body) = req.into_parts();
-            let headers: BTreeMap<String, String> =
-                parts.headers.iter().map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into())).collect();
+            let headers: BTreeMap<String, String> = parts
+                .headers
+                .iter()
+                .map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into()))
+                .collect();
             let bytes = body
                 .collect()
                 .await
-                .map_err(|e| ReplicaError::new(http::StatusCode::BAD_REQUEST, "body_broken", e.to_string()))?
+                .map_err(|e| {
+                    ReplicaError::new(http::StatusCode::BAD_REQUEST, "body_broken", e.to_string())
+                })?
                 .to_bytes();
             let seen = json!({"method": parts.method.as_str(), "uri": parts.uri.to_string(), "headers": headers, "port": port,
                 "depth": ctx.depth, "has_deadline": ctx.deadline.is_some(), "body": String::from_utf8_lossy(&bytes)});
@@ -102,11 +107,23 @@ impl World {
 
     pub fn slice(&mut self, name: &str, port: u16, endpoints: &Value) -> &mut Self {
         let put = |s: &mut Sources, plural: &str, object: Value| s.put(plural, &object).unwrap();
-        put(&mut self.0, "services", json!({"metadata": {"namespace": "default", "name": name}, "spec": {"ports": [{"port": 80}]}}));
-        put(&mut self.0, "endpointslices", json!({"metadata": {"namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": name}},
-            "ports": [{"port": port}], "endpoints": endpoints}));
-        put(&mut self.0, "ingresses", json!({"metadata": {"namespace": "default", "name": name}, "spec": {"rules": [{"host": format!("{name}.test"),
-            "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": name, "port": {"number": 80}}}}]}}]}}));
+        put(
+            &mut self.0,
+            "services",
+            json!({"metadata": {"namespace": "default", "name": name}, "spec": {"ports": [{"port": 80}]}}),
+        );
+        put(
+            &mut self.0,
+            "endpointslices",
+            json!({"metadata": {"namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": name}},
+            "ports": [{"port": port}], "endpoints": endpoints}),
+        );
+        put(
+            &mut self.0,
+            "ingresses",
+            json!({"metadata": {"namespace": "default", "name": name}, "spec": {"rules": [{"host": format!("{name}.test"),
+            "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": name, "port": {"number": 80}}}}]}}]}}),
+        );
         self
     }
 
@@ -142,8 +159,15 @@ pub struct Seen {
 
 impl Seen {
     pub fn header(&self, name: &str) -> Option<&str> {
-        let is = |line: &&str| line.split_once(':').is_some_and(|(n, _)| n.eq_ignore_ascii_case(name));
-        self.head.lines().find(is).and_then(|l| l.split_once(": ")).map(|(_, v)| v)
+        let is = |line: &&str| {
+            line.split_once(':')
+                .is_some_and(|(n, _)| n.eq_ignore_ascii_case(name))
+        };
+        self.head
+            .lines()
+            .find(is)
+            .and_then(|l| l.split_once(": "))
+            .map(|(_, v)| v)
     }
 
     pub fn json(&self) -> Value {
@@ -159,7 +183,10 @@ pub struct Client {
 
 impl Client {
     pub async fn new(addr: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(addr).await.unwrap(), buffer: Vec::new() }
+        Self {
+            stream: TcpStream::connect(addr).await.unwrap(),
+            buffer: Vec::new(),
+        }
     }
 
     pub async fn send(&mut self, text: &str) {
@@ -169,7 +196,10 @@ impl Client {
     async fn more(&mut self) -> usize {
         let read = self.stream.read_buf(&mut self.buffer);
         // A reset after the last answer is an end, too.
-        tokio::time::timeout(PATIENCE, read).await.expect("the server said nothing").unwrap_or(0)
+        tokio::time::timeout(PATIENCE, read)
+            .await
+            .expect("the server said nothing")
+            .unwrap_or(0)
     }
 
     /// The next answer; `None` if the connection ended first.
@@ -184,7 +214,11 @@ impl Client {
         };
         let head = String::from_utf8(self.buffer.drain(..split).collect()).unwrap();
         let status = head[9..12].parse().unwrap();
-        let mut seen = Seen { status, head, body: String::new() };
+        let mut seen = Seen {
+            status,
+            head,
+            body: String::new(),
+        };
         if let Some(length) = seen.header("content-length") {
             let length: usize = length.parse().unwrap();
             while self.buffer.len() < length {
@@ -203,9 +237,12 @@ impl Client {
     pub async fn chunk(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|w| w == b"\r\n") {
-                let size = usize::from_str_radix(std::str::from_utf8(&self.buffer[..end]).unwrap(), 16).unwrap();
+                let size =
+                    usize::from_str_radix(std::str::from_utf8(&self.buffer[..end]).unwrap(), 16)
+                        .unwrap();
                 if self.buffer.len() >= end + 2 + size + 2 {
-                    let text = String::from_utf8(self.buffer[end + 2..end + 2 + size].to_vec()).unwrap();
+                    let text =
+                        String::from_utf8(self.buffer[end + 2..end + 2 + size].to_vec()).unwrap();
                     self.buffer.drain(..end + 2 + size + 2);
                     return (size > 0).then_some(text);
                 }
@@ -225,19 +262,28 @@ impl Client {
     }
 
     pub async fn get(&mut self, host: &str, path: &str) -> Option<Seen> {
-        self.send(&format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n"))
+            .await;
         self.answer().await
     }
 
     /// Waits for the end of the connection; panics if there are bytes before it.
     pub async fn ended(&mut self) {
         while self.more().await > 0 {}
-        assert!(self.buffer.is_empty(), "{:?}", String::from_utf8_lossy(&self.buffer));
+        assert!(
+            self.buffer.is_empty(),
+            "{:?}",
+            String::from_utf8_lossy(&self.buffer)
+        );
     }
 }
 
 pub async fn get(proxy: &Proxy, host: &str, path: &str) -> Seen {
-    Client::new(proxy.ingress_addr()).await.get(host, path).await.expect("an answer")
+    Client::new(proxy.ingress_addr())
+        .await
+        .get(host, path)
+        .await
+        .expect("an answer")
 }
 
 /// The metrics as a scraper sees them.

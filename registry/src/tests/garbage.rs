@@ -206,7 +206,7 @@ async fn files_without_rows_go_too() {
 }
 
 /// Rounds of one pusher if the collector should never get a turn.
-const ROUNDS_MAX: usize = 5_000;
+const ROUNDS_MAX: usize = 150;
 
 /// Zero grace, four pushers, a deleter and a collector that never rests: every image that was acknowledged and not
 /// deleted is whole, and in the end only those are left.
@@ -237,15 +237,20 @@ async fn collector_against_pushers() {
             tokio::spawn(async move {
                 let mut acknowledged = 0;
                 for round in 0..ROUNDS_MAX {
-                    if round >= 40 && removed.load(Ordering::SeqCst) >= 20 {
+                    if round >= 25 && removed.load(Ordering::SeqCst) >= 20 {
                         break;
                     }
                     rig.clock.advance(1);
                     let name = format!("demo/r{}", round % 2);
-                    if try_image(&rig, &name, &format!("t{pusher}-{round}"), round % 5).await {
+                    // Every third layer is everybody's, the others are this image's own.
+                    let layer = match round % 3 {
+                        0 => format!("shared {}", round % 5),
+                        _ => format!("own {pusher} {round}"),
+                    };
+                    if try_image(&rig, &name, &format!("t{pusher}-{round}"), &layer).await {
                         acknowledged += 1;
                     }
-                    if round % 4 == 3 {
+                    if round % 4 != 0 {
                         let tag = format!("/v2/{name}/manifests/t{pusher}-{round}");
                         let head = rig.head(&tag).await;
                         if head.status.is_success() {
@@ -269,7 +274,8 @@ async fn collector_against_pushers() {
             removed.load(Ordering::SeqCst) > 0,
             "the collector never found anything"
         );
-        rig.clock.advance(1);
+        // Manifests that lost their race left files without rows; the disk's clock is ahead of the test's.
+        rig.clock.advance(600_000);
         collect(&rig).await;
         let mut needed = std::collections::BTreeSet::new();
         for repository in ["demo/r0", "demo/r1"] {
@@ -296,15 +302,26 @@ async fn collector_against_pushers() {
             }
         }
         let left: Vec<String> = stored(&rig).await.iter().map(ToString::to_string).collect();
-        assert_eq!(left, needed.into_iter().collect::<Vec<_>>(), "{}", rig.kind);
+        let lost: Vec<_> = needed
+            .iter()
+            .filter(|digest| !left.contains(digest))
+            .collect();
+        let extra: Vec<_> = left
+            .iter()
+            .filter(|digest| !needed.contains(*digest))
+            .collect();
+        assert!(
+            lost.is_empty() && extra.is_empty(),
+            "{}: lost {lost:?}, extra {extra:?}",
+            rig.kind
+        );
     }
 }
 
 /// Pushes an image; with no grace at all the collector may take a blob before its manifest, which is then refused.
-async fn try_image(rig: &Rig, name: &str, tag: &str, content: usize) -> bool {
+async fn try_image(rig: &Rig, name: &str, tag: &str, layer: &str) -> bool {
     for _ in 0..50 {
         let config = rig.push_blob(name, b"{}", Algorithm::Sha256).await;
-        let layer = format!("layer {content}");
         let layer = rig
             .push_blob(name, layer.as_bytes(), Algorithm::Sha256)
             .await;

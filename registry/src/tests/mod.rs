@@ -9,4 +9,5 @@ mod garbage;
 mod lists;
 mod manifests;
 mod sessions;
+mod skopeo;
 mod wire;

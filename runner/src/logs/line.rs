@@ -68,7 +68,11 @@ pub(super) fn parse(line: &[u8]) -> Option<Line<'_>> {
         b"P" => false,
         _ => return None,
     };
-    Some(Line { time, full, text: parts.next()? })
+    Some(Line {
+        time,
+        full,
+        text: parts.next()?,
+    })
 }
 
 #[cfg(test)]
@@ -80,10 +84,17 @@ mod tests {
         let mut partial = Partial::default();
         let mut seen = Vec::new();
         for piece in ["he", "llo\nwor", "ld\n\nrest"] {
-            partial.push(piece.as_bytes(), |t, full| seen.push((String::from_utf8(t.to_vec()).unwrap(), full)));
+            partial.push(piece.as_bytes(), |t, full| {
+                seen.push((String::from_utf8(t.to_vec()).unwrap(), full))
+            });
         }
         partial.flush(|t, full| seen.push((String::from_utf8(t.to_vec()).unwrap(), full)));
-        let want = [("hello", true), ("world", true), ("", true), ("rest", false)];
+        let want = [
+            ("hello", true),
+            ("world", true),
+            ("", true),
+            ("rest", false),
+        ];
         assert_eq!(seen, want.map(|(t, f)| (t.to_string(), f)));
         assert!(partial.is_empty());
     }
@@ -92,9 +103,14 @@ mod tests {
     fn a_long_line_is_cut_into_pieces() {
         let mut partial = Partial::default();
         let mut sizes = Vec::new();
-        partial.push(&vec![b'x'; LINE_BYTES_MAX * 2 + 10], |t, full| sizes.push((t.len(), full)));
+        partial.push(&vec![b'x'; LINE_BYTES_MAX * 2 + 10], |t, full| {
+            sizes.push((t.len(), full))
+        });
         partial.push(b"\n", |t, full| sizes.push((t.len(), full)));
-        assert_eq!(sizes, [(LINE_BYTES_MAX, false), (LINE_BYTES_MAX, false), (10, true)]);
+        assert_eq!(
+            sizes,
+            [(LINE_BYTES_MAX, false), (LINE_BYTES_MAX, false), (10, true)]
+        );
     }
 
     #[test]
@@ -104,7 +120,14 @@ mod tests {
         write(&mut out, at, Stream::Stderr, b"a b  c", true);
         assert_eq!(out, b"2026-01-02T03:04:05.000000006Z stderr F a b  c\n");
         let line = parse(out.strip_suffix(b"\n").unwrap()).unwrap();
-        assert_eq!(line, Line { time: "2026-01-02T03:04:05.000000006Z", full: true, text: b"a b  c" });
+        assert_eq!(
+            line,
+            Line {
+                time: "2026-01-02T03:04:05.000000006Z",
+                full: true,
+                text: b"a b  c"
+            }
+        );
         assert_eq!(parse(b"2026 stdout"), None);
     }
 }

@@ -31,13 +31,22 @@ pub(crate) struct Query {
 
 /// Opens a log. `None`: there is no such log here. The receiver ends where the log ends, or with the container if
 /// followed.
-pub(crate) async fn stream(logs: &Logs, pod: Key, container: String, query: Query) -> io::Result<Option<mpsc::Receiver<Bytes>>> {
+pub(crate) async fn stream(
+    logs: &Logs,
+    pod: Key,
+    container: String,
+    query: Query,
+) -> io::Result<Option<mpsc::Receiver<Bytes>>> {
     let live = logs.live(&pod, &container);
     let store = logs.store().clone();
     let live_dir = live.as_ref().map(|l| (l.dir.clone(), l.run));
-    let found = tokio::task::spawn_blocking(move || find(&store, &pod, &container, live_dir, &query).map(|f| (f, query)));
+    let found = tokio::task::spawn_blocking(move || {
+        find(&store, &pod, &container, live_dir, &query).map(|f| (f, query))
+    });
     let (found, query) = found.await.map_err(io::Error::other)??;
-    let Some((dir, run)) = found else { return Ok(None) };
+    let Some((dir, run)) = found else {
+        return Ok(None);
+    };
     let live = live.filter(|l| l.dir == dir && l.run == run);
     let (tx, rx) = mpsc::channel(CHUNKS);
     tokio::spawn(async move {
@@ -61,7 +70,11 @@ fn find(
         None => store.find(pod, container)?,
     };
     let Some(dir) = dir else { return Ok(None) };
-    let runs = if dir.is_dir() { store::runs(&dir)? } else { Vec::new() };
+    let runs = if dir.is_dir() {
+        store::runs(&dir)?
+    } else {
+        Vec::new()
+    };
     let newest = live.map(|(_, run)| run).or_else(|| runs.last().copied());
     let run = match newest {
         Some(newest) if query.previous => runs.into_iter().rev().find(|r| *r < newest),
@@ -70,11 +83,20 @@ fn find(
     Ok(run.map(|run| (dir, run)))
 }
 
-async fn send(dir: PathBuf, run: u32, live: Option<Arc<RunLog>>, query: Query, to: &mpsc::Sender<Bytes>) -> io::Result<()> {
+async fn send(
+    dir: PathBuf,
+    run: u32,
+    live: Option<Arc<RunLog>>,
+    query: Query,
+    to: &mpsc::Sender<Bytes>,
+) -> io::Result<()> {
     let mut progress = live.as_ref().map(|l| l.progress.subscribe());
     // Taken before the files are read: what comes meanwhile is told again by the position.
     let seen = progress.as_mut().map(|p| *p.borrow_and_update());
-    let mut shape = Shape { timestamps: query.timestamps, left: query.limit_bytes };
+    let mut shape = Shape {
+        timestamps: query.timestamps,
+        left: query.limit_bytes,
+    };
     let first = {
         let (dir, query, live) = (dir.clone(), query.clone(), live.clone());
         tokio::task::spawn_blocking(move || {
@@ -92,12 +114,16 @@ async fn send(dir: PathBuf, run: u32, live: Option<Arc<RunLog>>, query: Query, t
     if (!text.is_empty() && to.send(text.into()).await.is_err()) || shape.done() {
         return Ok(());
     }
-    let (Some(live), Some(mut progress), true) = (live, progress, query.follow) else { return Ok(()) };
+    let (Some(live), Some(mut progress), true) = (live, progress, query.follow) else {
+        return Ok(());
+    };
     let mut open = seen.is_none_or(|(_, open)| open);
     loop {
         let chunk = {
             let live = live.clone();
-            tokio::task::spawn_blocking(move || read_from(&live, at)).await.map_err(io::Error::other)??
+            tokio::task::spawn_blocking(move || read_from(&live, at))
+                .await
+                .map_err(io::Error::other)??
         };
         if let Some((raw, end)) = chunk {
             at = end;
@@ -148,11 +174,14 @@ fn read_live(live: &RunLog) -> io::Result<(Vec<u8>, u64)> {
 
 /// The next lines at a position; `None` if there are none yet.
 fn read_from(live: &RunLog, at: u64) -> io::Result<Option<(Vec<u8>, u64)>> {
-    let Some((mut file, from, end)): Option<(File, u64, u64)> = live.open_at(at)? else { return Ok(None) };
+    let Some((mut file, from, end)): Option<(File, u64, u64)> = live.open_at(at)? else {
+        return Ok(None);
+    };
     let start = at.max(from);
     file.seek(SeekFrom::Start(start - from))?;
     let mut raw = Vec::new();
-    file.take((end - start).min(CHUNK_BYTES)).read_to_end(&mut raw)?;
+    file.take((end - start).min(CHUNK_BYTES))
+        .read_to_end(&mut raw)?;
     // A chunk ends with a whole line; a line is far shorter than a chunk.
     if let Some(last) = raw.iter().rposition(|b| *b == b'\n') {
         raw.truncate(last + 1);
@@ -166,10 +195,14 @@ fn read_from(live: &RunLog, at: u64) -> io::Result<Option<(Vec<u8>, u64)>> {
 
 /// The lines that `since` and `tail` leave, still in the form of the file.
 fn select(raw: &[u8], query: &Query) -> Vec<u8> {
-    let mut lines: Vec<&[u8]> = raw.split_inclusive(|b| *b == b'\n').filter(|l| l.ends_with(b"\n")).collect();
+    let mut lines: Vec<&[u8]> = raw
+        .split_inclusive(|b| *b == b'\n')
+        .filter(|l| l.ends_with(b"\n"))
+        .collect();
     if let Some(since) = query.since {
         let young = |l: &&[u8]| {
-            let time = line::parse(l.trim_ascii_end()).and_then(|l| l.time.parse::<Timestamp>().ok());
+            let time =
+                line::parse(l.trim_ascii_end()).and_then(|l| l.time.parse::<Timestamp>().ok());
             time.is_some_and(|t| t >= since)
         };
         let first = lines.iter().position(young).unwrap_or(lines.len());
@@ -177,7 +210,8 @@ fn select(raw: &[u8], query: &Query) -> Vec<u8> {
     }
     if let Some(tail) = query.tail_lines {
         // Pieces belong to the line that they are part of.
-        let full = |l: &[u8]| line::parse(l.strip_suffix(b"\n").unwrap_or(l)).is_none_or(|l| l.full);
+        let full =
+            |l: &[u8]| line::parse(l.strip_suffix(b"\n").unwrap_or(l)).is_none_or(|l| l.full);
         let mut first = lines.len();
         let mut found = 0;
         while first > 0 && (found < tail || !full(lines[first - 1])) {
@@ -206,7 +240,9 @@ impl Shape {
     fn form(&mut self, raw: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(raw.len());
         for l in raw.split_inclusive(|b| *b == b'\n') {
-            let Some(l) = line::parse(l.strip_suffix(b"\n").unwrap_or(l)) else { continue };
+            let Some(l) = line::parse(l.strip_suffix(b"\n").unwrap_or(l)) else {
+                continue;
+            };
             if self.timestamps {
                 out.extend_from_slice(l.time.as_bytes());
                 out.push(b' ');
@@ -239,11 +275,20 @@ mod tests {
     }
 
     fn at(run: u32) -> (Key, At) {
-        (Key::new("ns", "web"), At { uid: "u1".into(), container: "c".into(), run })
+        (
+            Key::new("ns", "web"),
+            At {
+                uid: "u1".into(),
+                container: "c".into(),
+                run,
+            },
+        )
     }
 
     async fn all(logs: &Logs, query: Query) -> Option<String> {
-        let mut rx = stream(logs, Key::new("ns", "web"), "c".into(), query).await.unwrap()?;
+        let mut rx = stream(logs, Key::new("ns", "web"), "c".into(), query)
+            .await
+            .unwrap()?;
         let mut out = Vec::new();
         while let Some(chunk) = rx.recv().await {
             out.extend_from_slice(&chunk);
@@ -255,9 +300,18 @@ mod tests {
     async fn written(logs: &Logs, run: u32, prints: &[&str]) {
         let (pod, at) = at(run);
         let log = logs.open(&pod, &at);
-        prints.iter().for_each(|p| log.write(Stream::Stdout, p.as_bytes()));
+        prints
+            .iter()
+            .for_each(|p| log.write(Stream::Stdout, p.as_bytes()));
         log.close();
-        all(logs, Query { follow: true, ..Query::default() }).await;
+        all(
+            logs,
+            Query {
+                follow: true,
+                ..Query::default()
+            },
+        )
+        .await;
     }
 
     #[tokio::test]
@@ -265,18 +319,52 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let logs = logs(&dir, 1 << 20);
         written(&logs, 0, &["one\ntw", "o\n", "three\n", "rest"]).await;
-        assert_eq!(all(&logs, Query::default()).await.as_deref(), Some("one\ntwo\nthree\nrest"));
-        let tail = Query { tail_lines: Some(2), ..Query::default() };
+        assert_eq!(
+            all(&logs, Query::default()).await.as_deref(),
+            Some("one\ntwo\nthree\nrest")
+        );
+        let tail = Query {
+            tail_lines: Some(2),
+            ..Query::default()
+        };
         assert_eq!(all(&logs, tail).await.as_deref(), Some("three\nrest"));
-        let none = Query { tail_lines: Some(0), ..Query::default() };
+        let none = Query {
+            tail_lines: Some(0),
+            ..Query::default()
+        };
         assert_eq!(all(&logs, none).await.as_deref(), Some(""));
-        let cut = Query { limit_bytes: Some(5), ..Query::default() };
+        let cut = Query {
+            limit_bytes: Some(5),
+            ..Query::default()
+        };
         assert_eq!(all(&logs, cut).await.as_deref(), Some("one\nt"));
-        let later = Query { since: Some(Timestamp::MAX), ..Query::default() };
+        let later = Query {
+            since: Some(Timestamp::MAX),
+            ..Query::default()
+        };
         assert_eq!(all(&logs, later).await.as_deref(), Some(""));
-        let stamped = all(&logs, Query { timestamps: true, ..Query::default() }).await.unwrap();
-        assert!(stamped.lines().all(|l| l.split_once(' ').unwrap().0.parse::<Timestamp>().is_ok()), "{stamped}");
-        assert_eq!(stream(&logs, Key::new("ns", "other"), "c".into(), Query::default()).await.unwrap().map(drop), None);
+        let stamped = all(
+            &logs,
+            Query {
+                timestamps: true,
+                ..Query::default()
+            },
+        )
+        .await
+        .unwrap();
+        assert!(
+            stamped
+                .lines()
+                .all(|l| l.split_once(' ').unwrap().0.parse::<Timestamp>().is_ok()),
+            "{stamped}"
+        );
+        assert_eq!(
+            stream(&logs, Key::new("ns", "other"), "c".into(), Query::default())
+                .await
+                .unwrap()
+                .map(drop),
+            None
+        );
     }
 
     #[tokio::test]
@@ -285,7 +373,18 @@ mod tests {
         let logs = logs(&dir, 1 << 20);
         let (pod, at) = at(0);
         let log = logs.open(&pod, &at);
-        let mut rx = stream(&logs, pod, "c".into(), Query { follow: true, ..Query::default() }).await.unwrap().unwrap();
+        let mut rx = stream(
+            &logs,
+            pod,
+            "c".into(),
+            Query {
+                follow: true,
+                ..Query::default()
+            },
+        )
+        .await
+        .unwrap()
+        .unwrap();
         log.write(Stream::Stderr, b"first\n");
         assert_eq!(rx.recv().await.unwrap(), "first\n");
         log.write(Stream::Stdout, b"prompt> ");
@@ -302,13 +401,23 @@ mod tests {
             written(&logs, run, &[text]).await;
         }
         assert_eq!(all(&logs, Query::default()).await.as_deref(), Some("two\n"));
-        let previous = || Query { previous: true, ..Query::default() };
+        let previous = || Query {
+            previous: true,
+            ..Query::default()
+        };
         assert_eq!(all(&logs, previous()).await.as_deref(), Some("one\n"));
         let (pod, at) = at(0);
-        assert_eq!(store::runs(&logs.store().container(&pod, &at.uid, "c")).unwrap(), [1, 2]);
+        assert_eq!(
+            store::runs(&logs.store().container(&pod, &at.uid, "c")).unwrap(),
+            [1, 2]
+        );
         // After a restart of the process the files are all that is known.
-        let again = super::super::Logs::start(store::LogStore::new(dir.path().into()), 1 << 20).unwrap();
-        assert_eq!(all(&again, Query::default()).await.as_deref(), Some("two\n"));
+        let again =
+            super::super::Logs::start(store::LogStore::new(dir.path().into()), 1 << 20).unwrap();
+        assert_eq!(
+            all(&again, Query::default()).await.as_deref(),
+            Some("two\n")
+        );
         assert_eq!(all(&again, previous()).await.as_deref(), Some("one\n"));
         logs.forget(&pod, &at.uid).unwrap();
         assert_eq!(all(&logs, Query::default()).await, None);
@@ -320,7 +429,18 @@ mod tests {
         let logs = logs(&dir, 4_096);
         let (pod, at) = at(0);
         let log = logs.open(&pod, &at);
-        let mut rx = stream(&logs, pod.clone(), "c".into(), Query { follow: true, ..Query::default() }).await.unwrap().unwrap();
+        let mut rx = stream(
+            &logs,
+            pod.clone(),
+            "c".into(),
+            Query {
+                follow: true,
+                ..Query::default()
+            },
+        )
+        .await
+        .unwrap()
+        .unwrap();
         let mut followed = String::new();
         for i in 0..300 {
             log.write(Stream::Stdout, format!("line {i}\n").as_bytes());
@@ -329,10 +449,20 @@ mod tests {
             }
         }
         log.close();
-        assert_eq!(followed.lines().count(), 300, "a follower that keeps up loses nothing");
+        assert_eq!(
+            followed.lines().count(),
+            300,
+            "a follower that keeps up loses nothing"
+        );
         let kept = all(&logs, Query::default()).await.unwrap();
-        assert!(kept.ends_with("line 299\n") && !kept.contains("line 0\n"), "{kept}");
-        let bytes: u64 = fs::read_dir(logs.store().container(&pod, &at.uid, "c")).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+        assert!(
+            kept.ends_with("line 299\n") && !kept.contains("line 0\n"),
+            "{kept}"
+        );
+        let bytes: u64 = fs::read_dir(logs.store().container(&pod, &at.uid, "c"))
+            .unwrap()
+            .map(|f| f.unwrap().metadata().unwrap().len())
+            .sum();
         assert!(bytes <= 8_192, "{bytes}");
     }
 
@@ -347,7 +477,15 @@ mod tests {
             log.write(Stream::Stdout, &flood);
         }
         log.close();
-        let kept = all(&logs, Query { follow: true, ..Query::default() }).await.unwrap();
+        let kept = all(
+            &logs,
+            Query {
+                follow: true,
+                ..Query::default()
+            },
+        )
+        .await
+        .unwrap();
         assert!(kept.len() < 20 << 20, "{}", kept.len());
         assert!(kept.contains("bytes of output were dropped here"));
     }

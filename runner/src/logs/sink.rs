@@ -25,7 +25,12 @@ const RATE_BYTES: (u64, u64) = (4 << 20, 16 << 20);
 const PARTIAL_WAIT: Duration = Duration::from_millis(100);
 
 enum Message {
-    Print { log: Arc<ContainerLog>, at: Timestamp, stream: Stream, bytes: Vec<u8> },
+    Print {
+        log: Arc<ContainerLog>,
+        at: Timestamp,
+        stream: Stream,
+        bytes: Vec<u8>,
+    },
     Close(Arc<ContainerLog>),
 }
 
@@ -62,8 +67,16 @@ impl Logs {
     /// Starts the writer thread; it ends when the last handle and log are gone.
     pub fn start(store: LogStore, file_bytes: u64) -> std::io::Result<Self> {
         let (queue, rx) = mpsc::sync_channel(QUEUE_MAX);
-        std::thread::Builder::new().name("coracle-logs".into()).spawn(move || write_all(&rx))?;
-        Ok(Self { store, file_bytes, queue, queued: Arc::default(), live: Arc::default() })
+        std::thread::Builder::new()
+            .name("coracle-logs".into())
+            .spawn(move || write_all(&rx))?;
+        Ok(Self {
+            store,
+            file_bytes,
+            queue,
+            queued: Arc::default(),
+            live: Arc::default(),
+        })
     }
 
     /// The files.
@@ -76,14 +89,20 @@ impl Logs {
         let dir = self.store.container(pod, &at.uid, &at.container);
         let run = RunLog::new(dir, at.run, self.file_bytes);
         let name = (pod.clone(), at.container.clone());
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(name, run.clone());
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name, run.clone());
         Arc::new_cyclic(|this| ContainerLog {
             run,
             queue: self.queue.clone(),
             queued: self.queued.clone(),
             own_queued: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
-            rate: Mutex::new(Rate { bytes: RATE_BYTES.1, at: Instant::now() }),
+            rate: Mutex::new(Rate {
+                bytes: RATE_BYTES.1,
+                at: Instant::now(),
+            }),
             partial: Mutex::default(),
             this: this.clone(),
         })
@@ -98,10 +117,17 @@ impl Logs {
     /// A pod is gone. A newer pod may have its name already, so only logs under the directory go.
     pub fn forget(&self, pod: &Key, uid: &str) -> std::io::Result<()> {
         let marker = format!("_{uid}");
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).retain(|(key, _), run| {
-            let of_pod = run.dir.parent().and_then(|d| d.file_name()?.to_str()).is_some_and(|n| n.ends_with(&marker));
-            key != pod || !of_pod
-        });
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(key, _), run| {
+                let of_pod = run
+                    .dir
+                    .parent()
+                    .and_then(|d| d.file_name()?.to_str())
+                    .is_some_and(|n| n.ends_with(&marker));
+                key != pod || !of_pod
+            });
         self.store.remove(pod, uid)
     }
 }
@@ -126,7 +152,10 @@ impl ContainerLog {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let earned = u64::try_from(now.duration_since(rate.at).as_millis()).unwrap_or(u64::MAX);
-        rate.bytes = rate.bytes.saturating_add(earned.saturating_mul(RATE_BYTES.0) / 1_000).min(RATE_BYTES.1);
+        rate.bytes = rate
+            .bytes
+            .saturating_add(earned.saturating_mul(RATE_BYTES.0) / 1_000)
+            .min(RATE_BYTES.1);
         rate.at = now;
         if rate.bytes < bytes {
             return false;
@@ -139,7 +168,9 @@ impl ContainerLog {
         let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
         let dropped = self.dropped.swap(0, Relaxed);
         if dropped > 0 {
-            let text = format!("[coracle] {dropped} bytes of output were dropped here: the container prints too fast");
+            let text = format!(
+                "[coracle] {dropped} bytes of output were dropped here: the container prints too fast"
+            );
             line::write(out, at, Stream::Stderr, text.as_bytes(), true);
         }
         partial[stream as usize].push(bytes, |text, full| line::write(out, at, stream, text, full));
@@ -150,7 +181,8 @@ impl ContainerLog {
         self.write_pieces(at, Stream::Stdout, &[], &mut out);
         let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
         for stream in [Stream::Stdout, Stream::Stderr] {
-            partial[stream as usize].flush(|text, full| line::write(&mut out, at, stream, text, full));
+            partial[stream as usize]
+                .flush(|text, full| line::write(&mut out, at, stream, text, full));
         }
         drop(partial);
         self.append(&out);
@@ -165,14 +197,20 @@ impl ContainerLog {
     }
 
     fn has_partial(&self) -> bool {
-        self.partial.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|p| !p.is_empty())
+        self.partial
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|p| !p.is_empty())
             || self.dropped.load(Relaxed) > 0
     }
 }
 
 impl LogSink for ContainerLog {
     fn write(&self, stream: Stream, bytes: &[u8]) {
-        let Some(log) = self.this.upgrade() else { return };
+        let Some(log) = self.this.upgrade() else {
+            return;
+        };
         let size = bytes.len();
         let full = self.own_queued.load(Relaxed) + size > CONTAINER_QUEUED_BYTES_MAX
             || self.queued.load(Relaxed) + size > QUEUED_BYTES_MAX;
@@ -182,8 +220,15 @@ impl LogSink for ContainerLog {
         }
         self.own_queued.fetch_add(size, Relaxed);
         self.queued.fetch_add(size, Relaxed);
-        let message = Message::Print { log, at: Timestamp::now(), stream, bytes: bytes.to_vec() };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(message) {
+        let message = Message::Print {
+            log,
+            at: Timestamp::now(),
+            stream,
+            bytes: bytes.to_vec(),
+        };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.queue.try_send(message)
+        {
             self.own_queued.fetch_sub(size, Relaxed);
             self.queued.fetch_sub(size, Relaxed);
             self.dropped.fetch_add(size as u64, Relaxed);
@@ -213,9 +258,16 @@ fn write_all(queue: &Receiver<Message>) {
         };
         // Everything there is now, with one write for neighbouring prints of the same log.
         let mut batch: Option<(Arc<ContainerLog>, Vec<u8>)> = None;
-        for message in std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok()).take(QUEUE_MAX)) {
+        for message in std::iter::once(first)
+            .chain(std::iter::from_fn(|| queue.try_recv().ok()).take(QUEUE_MAX))
+        {
             match message {
-                Message::Print { log, at, stream, bytes } => {
+                Message::Print {
+                    log,
+                    at,
+                    stream,
+                    bytes,
+                } => {
                     if batch.as_ref().is_some_and(|(b, _)| !Arc::ptr_eq(b, &log)) {
                         finish(batch.take(), &mut waiting);
                     }

@@ -24,7 +24,8 @@ impl LogStore {
 
     /// Directory of a pod. Namespaces and names hold no `_`, so the parts can be told apart.
     fn pod(&self, pod: &Key, uid: &str) -> PathBuf {
-        self.root.join(format!("{}_{}_{uid}", pod.namespace, pod.name))
+        self.root
+            .join(format!("{}_{}_{uid}", pod.namespace, pod.name))
     }
 
     /// Directory of a container.
@@ -39,7 +40,12 @@ impl LogStore {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
             let dir = entry.path().join(container);
-            if entry.file_name().to_str().is_some_and(|n| n.starts_with(&prefix)) && dir.is_dir() {
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|n| n.starts_with(&prefix))
+                && dir.is_dir()
+            {
                 let made = entry.metadata()?.modified()?;
                 if newest.as_ref().is_none_or(|(at, _)| made > *at) {
                     newest = Some((made, dir));
@@ -59,7 +65,10 @@ impl LogStore {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
             let name = entry.file_name();
-            let uid = name.to_str().and_then(|n| n.rsplit('_').next()).unwrap_or_default();
+            let uid = name
+                .to_str()
+                .and_then(|n| n.rsplit('_').next())
+                .unwrap_or_default();
             if !keep.contains(uid) {
                 files::remove_dir(&entry.path())?;
             }
@@ -81,7 +90,14 @@ pub(super) fn rotated(dir: &Path, run: u32) -> PathBuf {
 /// Runs that have a log, in order.
 pub(super) fn runs(dir: &Path) -> io::Result<Vec<u32>> {
     let mut all: Vec<u32> = fs::read_dir(dir)?
-        .filter_map(|e| e.ok()?.file_name().to_str()?.strip_suffix(".log")?.parse().ok())
+        .filter_map(|e| {
+            e.ok()?
+                .file_name()
+                .to_str()?
+                .strip_suffix(".log")?
+                .parse()
+                .ok()
+        })
         .collect();
     all.sort_unstable();
     Ok(all)
@@ -117,7 +133,13 @@ impl RunLog {
     /// A log whose file is made at the first line: a pod that prints nothing costs no file.
     pub fn new(dir: PathBuf, run: u32, max_bytes: u64) -> Arc<Self> {
         let (progress, _) = watch::channel((0, true));
-        Arc::new(Self { dir, run, max_bytes, writer: Mutex::new(None), progress })
+        Arc::new(Self {
+            dir,
+            run,
+            max_bytes,
+            writer: Mutex::new(None),
+            progress,
+        })
     }
 
     /// Appends framed lines.
@@ -146,13 +168,23 @@ impl RunLog {
     fn open(&self) -> io::Result<Writer> {
         fs::create_dir_all(&self.dir)?;
         // The run before stays for `--previous`; older ones go.
-        for old in runs(&self.dir)?.into_iter().filter(|r| r.saturating_add(1) < self.run) {
+        for old in runs(&self.dir)?
+            .into_iter()
+            .filter(|r| r.saturating_add(1) < self.run)
+        {
             files::remove_file(&current(&self.dir, old))?;
             files::remove_file(&rotated(&self.dir, old))?;
         }
         let file = append_to(&current(&self.dir, self.run))?;
         let end = file.metadata()?.len();
-        Ok(Writer { file, extent: Extent { rotated_from: 0, current_from: 0, end } })
+        Ok(Writer {
+            file,
+            extent: Extent {
+                rotated_from: 0,
+                current_from: 0,
+                end,
+            },
+        })
     }
 
     /// Nothing more will come.
@@ -164,15 +196,25 @@ impl RunLog {
     /// while the file is opened; afterwards a rotation does no harm.
     pub(super) fn open_at(&self, from: u64) -> io::Result<Option<(File, u64, u64)>> {
         let guard = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(writer) = guard.as_ref() else { return Ok(None) };
+        let Some(writer) = guard.as_ref() else {
+            return Ok(None);
+        };
         let e = writer.extent;
         if from >= e.end {
             return Ok(None);
         }
         if from >= e.current_from {
-            return Ok(Some((File::open(current(&self.dir, self.run))?, e.current_from, e.end)));
+            return Ok(Some((
+                File::open(current(&self.dir, self.run))?,
+                e.current_from,
+                e.end,
+            )));
         }
-        Ok(Some((File::open(rotated(&self.dir, self.run))?, e.rotated_from, e.current_from)))
+        Ok(Some((
+            File::open(rotated(&self.dir, self.run))?,
+            e.rotated_from,
+            e.current_from,
+        )))
     }
 }
 

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_agent::{At, ContainerKind, Image};
-use coracle_engine::{Artifact, BadWasm, Inspected, Kind, PrepareError, Problem, WasmSource, compose, digest_of, inspect};
+use coracle_engine::{
+    Artifact, BadWasm, Inspected, Kind, PrepareError, Problem, WasmSource, compose, digest_of,
+    inspect,
+};
 
 use super::Tools;
 
@@ -18,7 +21,11 @@ pub(crate) struct Known(Mutex<BTreeMap<String, Arc<Result<Inspected, BadWasm>>>>
 
 impl Known {
     fn get(&self, digest: &str) -> Option<Arc<Result<Inspected, BadWasm>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(digest)
+            .cloned()
     }
 
     fn put(&self, digest: &str, judged: Arc<Result<Inspected, BadWasm>>) {
@@ -46,7 +53,13 @@ pub(super) async fn prepare(
             return Ok((ContainerKind::Library, None));
         }
         Ok(_) => {
-            let artifact = tools.engine.artifact(&image.wasm, WasmSource::Path(tools.images.wasm(&image.wasm))).await?;
+            let artifact = tools
+                .engine
+                .artifact(
+                    &image.wasm,
+                    WasmSource::Path(tools.images.wasm(&image.wasm)),
+                )
+                .await?;
             return kind_of(&artifact).map(|kind| (kind, Some(artifact)));
         }
         Err(bad) if bad.code() == UNKNOWN_IMPORT && !siblings.is_empty() => bad.clone(),
@@ -70,35 +83,59 @@ fn kind_of(artifact: &Artifact) -> Result<ContainerKind, PrepareError> {
         Kind::Library | Kind::CoreReactor => {
             let problem = Problem::new(
                 "E_NOT_RUNNABLE",
-                format!("the component exports nothing that can be run: {}", artifact.exports().join(", ")),
+                format!(
+                    "the component exports nothing that can be run: {}",
+                    artifact.exports().join(", ")
+                ),
                 "Export wasi:http/incoming-handler@0.2 (a service) or wasi:cli/run@0.2 (a command), or put it in a pod \
                  with a container that imports what it exports",
             );
-            Err(PrepareError { problem, permanent: true })
+            Err(PrepareError {
+                problem,
+                permanent: true,
+            })
         }
     }
 }
 
-async fn judge(tools: &Tools, image: &Image) -> Result<Arc<Result<Inspected, BadWasm>>, PrepareError> {
+async fn judge(
+    tools: &Tools,
+    image: &Image,
+) -> Result<Arc<Result<Inspected, BadWasm>>, PrepareError> {
     if let Some(judged) = tools.known.get(&image.wasm) {
         return Ok(judged);
     }
     let path = tools.images.wasm(&image.wasm);
-    let judged = off_thread(move || read(&path).map(|bytes| inspect(&bytes, &BTreeSet::new()))).await?;
+    let judged =
+        off_thread(move || read(&path).map(|bytes| inspect(&bytes, &BTreeSet::new()))).await?;
     let judged = Arc::new(judged);
     tools.known.put(&image.wasm, judged.clone());
     Ok(judged)
 }
 
-async fn composed(tools: &Tools, at: &At, image: &Image, siblings: &[(String, Image)]) -> Result<Option<Vec<u8>>, PrepareError> {
+async fn composed(
+    tools: &Tools,
+    at: &At,
+    image: &Image,
+    siblings: &[(String, Image)],
+) -> Result<Option<Vec<u8>>, PrepareError> {
     let mut parts = vec![(at.container.clone(), tools.images.wasm(&image.wasm))];
-    parts.extend(siblings.iter().map(|(name, image)| (name.clone(), tools.images.wasm(&image.wasm))));
+    parts.extend(
+        siblings
+            .iter()
+            .map(|(name, image)| (name.clone(), tools.images.wasm(&image.wasm))),
+    );
     let root = at.container.clone();
     off_thread(move || {
-        let read: Result<Vec<(String, Vec<u8>)>, PrepareError> =
-            parts.into_iter().map(|(name, path)| Ok((name, read(&path)?))).collect();
+        let read: Result<Vec<(String, Vec<u8>)>, PrepareError> = parts
+            .into_iter()
+            .map(|(name, path)| Ok((name, read(&path)?)))
+            .collect();
         let read = read?;
-        let parts: Vec<(&str, &[u8])> = read.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+        let parts: Vec<(&str, &[u8])> = read
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+            .collect();
         compose(&root, &parts).map_err(PrepareError::from)
     })
     .await
@@ -119,7 +156,14 @@ async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PrepareError> + Send + 'static,
 ) -> Result<T, PrepareError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
-        let problem = Problem::new("E_HOST", format!("the node failed: {e}"), "Look at the node's log and report this");
-        Err(PrepareError { problem, permanent: false })
+        let problem = Problem::new(
+            "E_HOST",
+            format!("the node failed: {e}"),
+            "Look at the node's log and report this",
+        );
+        Err(PrepareError {
+            problem,
+            permanent: false,
+        })
     })
 }

@@ -1,6 +1,6 @@
 //! Runs: linking, starting, serving, probing and ending containers.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coracle_agent::{At, Exit, Grants, Input, ProbeCheck, Problem};
@@ -9,38 +9,67 @@ use coracle_engine::{CallContext, CallError, RunOptions, empty_body};
 use http::{HeaderName, HeaderValue, Request, header};
 use http_body_util::BodyExt;
 
-use super::{Linked, Pods, Tools, entry, host};
+use super::{Linked, Pods, Tools, entry, existing, host};
 use crate::outbound::PodOutbound;
 use crate::replicas::Served;
 
 /// Pause before a command that found the node full tries again.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// Frames of a probe's answer that are read.
+const PROBE_FRAMES_MAX: usize = 64;
 /// Memory of a container without a limit, in bytes.
 const MEMORY_DEFAULT: u64 = 256 << 20;
 
 /// Joins compiled code to its grants.
-pub(super) async fn link(tools: Arc<Tools>, pods: Pods, at: At, pod: Key, pod_ip: String, grants: Grants) -> Input {
+pub(super) async fn link(
+    tools: Arc<Tools>,
+    pods: Pods,
+    at: At,
+    pod: Key,
+    pod_ip: String,
+    grants: Grants,
+) -> Input {
     let echo = at.clone();
-    let linked = tokio::task::spawn_blocking(move || link_now(&tools, &pods, &at, &pod, &pod_ip, grants)).await;
+    let linked =
+        tokio::task::spawn_blocking(move || link_now(&tools, &pods, &at, &pod, &pod_ip, grants))
+            .await;
     match linked.unwrap_or_else(|e| Err(host(&e))) {
         Ok(()) => Input::Linked { at: echo },
         Err(problem) => Input::LinkFailed { at: echo, problem },
     }
 }
 
-fn link_now(tools: &Tools, pods: &Pods, at: &At, pod: &Key, pod_ip: &str, grants: Grants) -> Result<(), Problem> {
-    let (artifact, volumes) = entry(pods, &at.uid, |p| (p.artifacts.get(&at.container).cloned(), p.volumes.clone()));
-    let artifact = artifact.ok_or_else(|| {
-        Problem::new("E_HOST", "the compiled code of the container is not here", "Delete the pod so that it starts again")
+fn link_now(
+    tools: &Tools,
+    pods: &Pods,
+    at: &At,
+    pod: &Key,
+    pod_ip: &str,
+    grants: Grants,
+) -> Result<(), Problem> {
+    let here = existing(pods, &at.uid, |p| {
+        Some((p.artifacts.get(&at.container)?.clone(), p.volumes.clone()))
+    });
+    let (artifact, volumes) = here.flatten().ok_or_else(|| {
+        Problem::new(
+            "E_HOST",
+            "the compiled code of the container is not here",
+            "Delete the pod so that it starts again",
+        )
     })?;
-    let mounts = tools.volumes.mounts(&at.uid, &at.container, &grants.mounts, &volumes)?;
+    let mounts = tools
+        .volumes
+        .mounts(&at.uid, &at.container, &grants.mounts, &volumes)?;
     let log = tools.logs.open(pod, at);
     let mut given = coracle_engine::Grants::new(format!("{pod}/{}", at.container));
     given.args = grants.args;
     given.env = grants.env;
     given.mounts = mounts;
     given.memory_limit_bytes = grants.limits.memory_bytes.unwrap_or(MEMORY_DEFAULT);
-    given.cpu_limit_millicores = grants.limits.cpu_millis.map(|m| u32::try_from(m).unwrap_or(u32::MAX));
+    given.cpu_limit_millicores = grants
+        .limits
+        .cpu_millis
+        .map(|m| u32::try_from(m).unwrap_or(u32::MAX));
     given.reuse = grants.limits.instance_reuse;
     given.allow_sockets = tools.settings.allow_sockets;
     if let Some(ms) = grants.limits.request_timeout_ms {
@@ -60,8 +89,12 @@ fn link_now(tools: &Tools, pods: &Pods, at: &At, pod: &Key, pod_ip: &str, grants
         .engine
         .link(&artifact, given)
         .map_err(|e| Problem::new(e.code(), e.message().to_string(), e.fix().to_string()))?;
-    let before = entry(pods, &at.uid, |p| p.runs.insert(at.container.clone(), (at.clone(), Linked { replica, log })));
-    if let Some((_, old)) = before {
+    let linked = Linked { replica, log };
+    let before = existing(pods, &at.uid, |p| {
+        // Killed meanwhile: nothing may be added that no kill would reach.
+        (!p.stop.is_cancelled()).then(|| p.runs.insert(at.container.clone(), (at.clone(), linked)))
+    });
+    if let Some((_, old)) = before.flatten().flatten() {
         old.log.close();
     }
     Ok(())
@@ -69,18 +102,24 @@ fn link_now(tools: &Tools, pods: &Pods, at: &At, pod: &Key, pod_ip: &str, grants
 
 /// Runs a linked command.
 pub(super) fn start(tools: &Arc<Tools>, pods: &Pods, at: At) {
-    let found = entry(pods, &at.uid, |p| {
+    let found = existing(pods, &at.uid, |p| {
         let (of, run) = p.runs.get(&at.container)?;
         (*of == at).then(|| (run.replica.clone(), run.log.clone(), p.commands.token()))
-    });
+    })
+    .flatten();
     let (tools, results) = (tools.clone(), tools.results.clone());
-    let Some((replica, log, running)) = found else { return };
+    let Some((replica, log, running)) = found else {
+        return;
+    };
     tools.guests.spawn(async move {
         // Held until the result is sent: a kill waits for it, so that `Killed` comes after.
         let _running = running;
         drop(results.send(Input::Started { at: at.clone() }).await);
         let ended = loop {
-            match replica.run(CallContext::default(), RunOptions::default()).await {
+            match replica
+                .run(CallContext::default(), RunOptions::default())
+                .await
+            {
                 // The node is full of running instances; nothing has run yet.
                 Err(CallError::Busy { .. }) => tokio::time::sleep(BUSY_PAUSE).await,
                 ended => break ended,
@@ -118,15 +157,24 @@ fn exit_of(error: &CallError) -> Exit {
         CallError::Killed | CallError::Draining => String::new(),
         other => format!("{}: {other}. {}.", other.code(), other.fix()),
     };
-    Exit { code, reason: reason.into(), message }
+    Exit {
+        code,
+        reason: reason.into(),
+        message,
+    }
 }
 
 /// Lets a linked service take requests.
 pub(super) fn serve(tools: &Tools, pods: &Pods, at: &At, port: u16) {
-    let served = entry(pods, &at.uid, |p| {
+    let served = existing(pods, &at.uid, |p| {
         let (of, run) = p.runs.get(&at.container)?;
-        (of == at).then(|| Served { at: at.clone(), replica: run.replica.clone(), log: run.log.clone() })
-    });
+        (of == at).then(|| Served {
+            at: at.clone(),
+            replica: run.replica.clone(),
+            log: run.log.clone(),
+        })
+    })
+    .flatten();
     if let Some(served) = served {
         tools.net.replicas.serve(port, served);
     }
@@ -135,19 +183,27 @@ pub(super) fn serve(tools: &Tools, pods: &Pods, at: &At, port: u16) {
 /// Ends one container. A command tells its end itself; a service has none, so it is told for it.
 pub(super) fn kill_container(tools: &Tools, pods: &Pods, at: At) {
     tools.net.replicas.withdraw(&at);
-    let service = entry(pods, &at.uid, |p| {
+    let service = existing(pods, &at.uid, |p| {
         let (of, run) = p.runs.get(&at.container)?;
         if *of != at {
             return None;
         }
         run.replica.kill();
         run.replica.kind().is_service().then(|| run.log.clone())
-    });
+    })
+    .flatten();
     if let Some(log) = service {
         log.close();
         let results = tools.results.clone();
         tokio::spawn(async move {
-            drop(results.send(Input::Exited { at, exit: exit_of(&CallError::Killed) }).await);
+            drop(
+                results
+                    .send(Input::Exited {
+                        at,
+                        exit: exit_of(&CallError::Killed),
+                    })
+                    .await,
+            );
         });
     }
 }
@@ -176,15 +232,29 @@ pub(super) fn kill(tools: &Tools, pods: &Pods, uid: String) {
 }
 
 /// Asks a container how it is, in process.
-pub(super) async fn probe(tools: &Tools, at: &At, check: &ProbeCheck, timeout_ms: u64) -> Result<(), String> {
+pub(super) async fn probe(
+    tools: &Tools,
+    at: &At,
+    check: &ProbeCheck,
+    timeout_ms: u64,
+) -> Result<(), String> {
     let port = match check {
         ProbeCheck::Http { port, .. } | ProbeCheck::Tcp { port } => *port,
     };
     let pod = tools.net.replicas.pod(&at.uid);
-    let served = pod.and_then(|p| p.on_port(port)).ok_or_else(|| format!("nothing in the pod serves on port {port}"))?;
-    let ProbeCheck::Http { path, headers, .. } = check else { return Ok(()) };
-    let mut request = Request::builder().uri(path.as_str()).header(header::USER_AGENT, "kube-probe/1.34");
-    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+    let served = pod
+        .and_then(|p| p.on_port(port))
+        .ok_or_else(|| format!("nothing in the pod serves on port {port}"))?;
+    let ProbeCheck::Http { path, headers, .. } = check else {
+        return Ok(());
+    };
+    let mut request = Request::builder()
+        .uri(path.as_str())
+        .header(header::USER_AGENT, "kube-probe/1.34");
+    if !headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+    {
         request = request.header(header::HOST, format!("localhost:{port}"));
     }
     for (name, value) in headers {
@@ -192,32 +262,41 @@ pub(super) async fn probe(tools: &Tools, at: &At, check: &ProbeCheck, timeout_ms
             request = request.header(name, value);
         }
     }
-    let request = request.body(empty_body()).map_err(|e| format!("the probe is no request: {e}"))?;
+    let request = request
+        .body(empty_body())
+        .map_err(|e| format!("the probe is no request: {e}"))?;
     let timeout = Duration::from_millis(timeout_ms);
-    let ctx = CallContext { deadline: Instant::now().checked_add(timeout), ..CallContext::default() };
+    let ctx = CallContext {
+        deadline: Instant::now().checked_add(timeout),
+        ..CallContext::default()
+    };
     // On the threads for guests: a probe runs guest code too.
     let call = served.replica.call(ctx, request);
-    let asked = tools.guests.spawn(tokio::time::timeout(timeout, async move {
-        let response = call.await.map_err(|e| e.to_string())?;
-        let status = response.status();
-        // Read to the end, so that the instance can finish.
-        let body = http_body_util::Limited::new(response.into_body(), 64 << 10);
-        drop(body.collect().await);
-        if status.as_u16() < 400 { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {}", status.as_u16())) }
-    }));
+    let asked = tools
+        .guests
+        .spawn(tokio::time::timeout(timeout, async move {
+            let response = call.await.map_err(|e| e.to_string())?;
+            let status = response.status();
+            let mut body = response.into_body();
+            // Read on, so that the instance can finish by itself; one that has much to say is cut off.
+            for _ in 0..PROBE_FRAMES_MAX {
+                match body.frame().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => break,
+                }
+            }
+            if status.as_u16() < 400 {
+                Ok(())
+            } else {
+                Err(format!(
+                    "HTTP probe failed with statuscode: {}",
+                    status.as_u16()
+                ))
+            }
+        }));
     match asked.await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(format!("no answer in {timeout_ms} ms")),
         Err(e) => Err(format!("the probe failed: {e}")),
     }
-}
-
-/// Figures of all runs, for metrics: requests, failures, memory.
-pub(crate) fn figures(pods: &Pods) -> (usize, u64, u64) {
-    let pods = pods.lock().unwrap_or_else(PoisonError::into_inner);
-    let runs = pods.values().flat_map(|p| p.runs.values());
-    runs.fold((0, 0, 0), |(n, cpu, traps), (_, run)| {
-        let m = run.replica.metrics();
-        (n + 1, cpu + m.cpu_ns, traps + m.traps)
-    })
 }

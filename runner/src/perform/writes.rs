@@ -12,16 +12,36 @@ use super::Tools;
 pub(crate) const WRITES_MAX: usize = 64;
 
 /// Writes a status, if the pod is still the one and at the revision it was rendered from.
-pub(super) async fn status(tools: Arc<Tools>, key: Key, uid: String, revision: u64, seq: u64, status: Value) {
-    let Ok(_permit) = tools.writes.acquire().await else { return };
+pub(super) async fn status(
+    tools: Arc<Tools>,
+    key: Key,
+    uid: String,
+    revision: u64,
+    seq: u64,
+    status: Value,
+) {
+    let Ok(_permit) = tools.writes.acquire().await else {
+        return;
+    };
     let patch = json!({"metadata": {"uid": uid, "resourceVersion": revision.to_string()}, "status": status});
-    let path = format!("/api/v1/namespaces/{}/pods/{}/status", key.namespace, key.name);
+    let path = format!(
+        "/api/v1/namespaces/{}/pods/{}/status",
+        key.namespace, key.name
+    );
     let input = match tools.api.merge(&path, &patch).await {
         Ok(pod) if meta::uid(&pod) == uid => match meta::revision(&pod) {
             Some(revision) => Input::StatusWritten { uid, seq, revision },
-            None => Input::StatusFailed { uid, seq, why: StatusFailure::Retry },
+            None => Input::StatusFailed {
+                uid,
+                seq,
+                why: StatusFailure::Retry,
+            },
         },
-        Ok(_) => Input::StatusFailed { uid, seq, why: StatusFailure::Gone },
+        Ok(_) => Input::StatusFailed {
+            uid,
+            seq,
+            why: StatusFailure::Gone,
+        },
         Err(e) => {
             let why = match e.code() {
                 404 => StatusFailure::Gone,
@@ -39,7 +59,9 @@ pub(super) async fn status(tools: Arc<Tools>, key: Key, uid: String, revision: u
 
 /// The final delete.
 pub(super) async fn delete(tools: Arc<Tools>, key: Key, uid: String) {
-    let Ok(_permit) = tools.writes.acquire().await else { return };
+    let Ok(_permit) = tools.writes.acquire().await else {
+        return;
+    };
     let options = json!({
         "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": uid},
     });
@@ -48,6 +70,8 @@ pub(super) async fn delete(tools: Arc<Tools>, key: Key, uid: String) {
         Ok(_) => {}
         // Gone, or another pod has the name: the watch says so too.
         Err(e) if matches!(e.code(), 404 | 409) => {}
-        Err(error) => tracing::warn!(pod = %key, %error, "a pod could not be deleted; trying again"),
+        Err(error) => {
+            tracing::warn!(pod = %key, %error, "a pod could not be deleted; trying again")
+        }
     }
 }

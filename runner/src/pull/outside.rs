@@ -33,11 +33,16 @@ pub(super) struct Remote {
 impl Outside {
     /// The registry of a reference.
     pub fn source(&self, reference: &Reference) -> Result<Remote, FetchError> {
-        let Place::Outside(host) = &reference.place else { return Err(FetchError::NotFound) };
+        let Place::Outside(host) = &reference.place else {
+            return Err(FetchError::NotFound);
+        };
         let name = host.split(':').next().unwrap_or(host);
         let plain = name == "localhost" || name.starts_with("127.");
-        let (cell, protocol) =
-            if plain { (&self.http, ClientProtocol::Http) } else { (&self.https, ClientProtocol::Https) };
+        let (cell, protocol) = if plain {
+            (&self.http, ClientProtocol::Http)
+        } else {
+            (&self.https, ClientProtocol::Https)
+        };
         let made = cell.get_or_init(|| {
             let config = ClientConfig {
                 protocol,
@@ -50,8 +55,15 @@ impl Outside {
         });
         let client = made.clone().map_err(FetchError::Unreachable)?;
         // Docker Hub's API is not where its name points.
-        let host = if host == "docker.io" { "index.docker.io" } else { host };
-        Ok(Remote { client, host: host.into() })
+        let host = if host == "docker.io" {
+            "index.docker.io"
+        } else {
+            host
+        };
+        Ok(Remote {
+            client,
+            host: host.into(),
+        })
     }
 }
 
@@ -70,21 +82,29 @@ impl Remote {
 }
 
 fn descriptor(digest: &str) -> OciDescriptor {
-    OciDescriptor { digest: digest.into(), ..OciDescriptor::default() }
+    OciDescriptor {
+        digest: digest.into(),
+        ..OciDescriptor::default()
+    }
 }
 
 fn translate(error: OciError) -> FetchError {
     match error {
-        OciError::ImageManifestNotFoundError(_) | OciError::ServerError { code: 404, .. } => FetchError::NotFound,
+        OciError::ImageManifestNotFoundError(_) | OciError::ServerError { code: 404, .. } => {
+            FetchError::NotFound
+        }
         OciError::UnauthorizedError { .. }
         | OciError::AuthenticationFailure(_)
-        | OciError::ServerError { code: 401 | 403, .. } => {
-            FetchError::Denied("the registry asks for a login, and none is configured".into())
-        }
+        | OciError::ServerError {
+            code: 401 | 403, ..
+        } => FetchError::Denied("the registry asks for a login, and none is configured".into()),
         OciError::RegistryError { envelope, .. }
             if envelope.errors.iter().any(|e| {
                 use OciErrorCode::{BlobUnknown, ManifestUnknown, NameUnknown, NotFound};
-                matches!(e.code, BlobUnknown | ManifestUnknown | NameUnknown | NotFound)
+                matches!(
+                    e.code,
+                    BlobUnknown | ManifestUnknown | NameUnknown | NotFound
+                )
             }) =>
         {
             FetchError::NotFound
@@ -98,22 +118,40 @@ fn translate(error: OciError) -> FetchError {
 impl Source for Remote {
     async fn manifest(&self, of: &Reference, what: &str) -> Result<Vec<u8>, FetchError> {
         let reference = self.reference(of, what);
-        let got = self.client.pull_manifest_raw(&reference, &RegistryAuth::Anonymous, &MANIFEST_TYPES).await;
+        let got = self
+            .client
+            .pull_manifest_raw(&reference, &RegistryAuth::Anonymous, &MANIFEST_TYPES)
+            .await;
         got.map(|(bytes, _)| bytes.to_vec()).map_err(translate)
     }
 
-    async fn blob(&self, of: &Reference, digest: &str, into: &mut Writer) -> Result<(), FetchError> {
+    async fn blob(
+        &self,
+        of: &Reference,
+        digest: &str,
+        into: &mut Writer,
+    ) -> Result<(), FetchError> {
         let layer = descriptor(digest);
-        let mut stream = self.client.pull_blob_stream(&self.reference(of, &of.tag), &layer).await.map_err(translate)?;
+        let mut stream = self
+            .client
+            .pull_blob_stream(&self.reference(of, &of.tag), &layer)
+            .await
+            .map_err(translate)?;
         while let Some(chunk) = stream.next().await {
-            into.write(&chunk.map_err(|e| FetchError::Unreachable(format!("the layer broke off: {e}")))?)?;
+            into.write(
+                &chunk.map_err(|e| FetchError::Unreachable(format!("the layer broke off: {e}")))?,
+            )?;
         }
         Ok(())
     }
 
     async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {
         let layer = descriptor(digest);
-        let mut stream = self.client.pull_blob_stream(&self.reference(of, &of.tag), &layer).await.map_err(translate)?;
+        let mut stream = self
+            .client
+            .pull_blob_stream(&self.reference(of, &of.tag), &layer)
+            .await
+            .map_err(translate)?;
         let mut all = Vec::new();
         while let Some(chunk) = stream.next().await {
             all.extend_from_slice(&chunk.map_err(|e| FetchError::Unreachable(e.to_string()))?);

@@ -13,7 +13,10 @@ const WASM_TYPES: [&str; 4] = [
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
 ];
 /// Configuration of a container image, which names the platform.
-const IMAGE_CONFIGS: [&str; 2] = ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+const IMAGE_CONFIGS: [&str; 2] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+];
 /// Operating systems of an index's entries that mean Wasm, best first.
 const WASM_OS: [&str; 3] = ["wasip2", "wasip1", "wasi"];
 
@@ -30,26 +33,41 @@ pub(super) enum Choice {
 
 /// Chooses from a manifest or index. The error is a clause that says what the image is.
 pub(super) fn choose(manifest: &[u8]) -> Result<Choice, String> {
-    let m: Value = serde_json::from_slice(manifest).map_err(|e| format!("its manifest is not JSON: {e}"))?;
+    let m: Value =
+        serde_json::from_slice(manifest).map_err(|e| format!("its manifest is not JSON: {e}"))?;
     if let Some(entries) = m["manifests"].as_array() {
         return index(entries);
     }
-    let layers = m["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let layers = m["layers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let config = text(&m["config"]["mediaType"]);
     if config.starts_with("application/vnd.fermyon.spin.application") {
         return Err("it is a Spin application; deploy its components one by one".into());
     }
-    let wasm: Vec<&Value> = layers.iter().filter(|l| WASM_TYPES.contains(&base(text(&l["mediaType"])))).collect();
+    let wasm: Vec<&Value> = layers
+        .iter()
+        .filter(|l| WASM_TYPES.contains(&base(text(&l["mediaType"]))))
+        .collect();
     match wasm.as_slice() {
         [one] => return layer(one),
         [] => {}
-        several => return Err(format!("it has {} Wasm layers, and exactly one is expected", several.len())),
+        several => {
+            return Err(format!(
+                "it has {} Wasm layers, and exactly one is expected",
+                several.len()
+            ));
+        }
     }
     // Pushed without a type: one layer, and nothing says that it is something else.
     if let [one] = layers {
         let kind = base(text(&one["mediaType"]));
         let named = text(&one["annotations"]["org.opencontainers.image.title"]).ends_with(".wasm");
-        let generic = matches!(kind, "" | "application/octet-stream" | "application/vnd.oci.image.layer.v1");
+        let generic = matches!(
+            kind,
+            "" | "application/octet-stream" | "application/vnd.oci.image.layer.v1"
+        );
         if generic || (named && !kind.contains("tar")) {
             return layer(one);
         }
@@ -58,32 +76,62 @@ pub(super) fn choose(manifest: &[u8]) -> Result<Choice, String> {
         return Err("it has no layers".into());
     }
     if IMAGE_CONFIGS.contains(&base(config)) {
-        return Ok(Choice::AskConfig { digest: check_digest(text(&m["config"]["digest"]))? });
+        return Ok(Choice::AskConfig {
+            digest: check_digest(text(&m["config"]["digest"]))?,
+        });
     }
-    let kinds: Vec<&str> = layers.iter().map(|l| text(&l["mediaType"])).take(3).collect();
-    Err(format!("none of its layers is Wasm (they are {})", kinds.join(", ")))
+    let kinds: Vec<&str> = layers
+        .iter()
+        .map(|l| text(&l["mediaType"]))
+        .take(3)
+        .collect();
+    Err(format!(
+        "none of its layers is Wasm (they are {})",
+        kinds.join(", ")
+    ))
 }
 
 fn layer(l: &Value) -> Result<Choice, String> {
-    let size = l["size"].as_u64().ok_or("its manifest names a layer without a size")?;
-    Ok(Choice::Layer { digest: check_digest(text(&l["digest"]))?, size })
+    let size = l["size"]
+        .as_u64()
+        .ok_or("its manifest names a layer without a size")?;
+    Ok(Choice::Layer {
+        digest: check_digest(text(&l["digest"]))?,
+        size,
+    })
 }
 
 fn index(entries: &[Value]) -> Result<Choice, String> {
     // Attestations sit in indexes as manifests of an unknown platform.
-    let attestation = |e: &&Value| text(&e["annotations"]["vnd.docker.reference.type"]) == "attestation-manifest";
+    let attestation =
+        |e: &&Value| text(&e["annotations"]["vnd.docker.reference.type"]) == "attestation-manifest";
     let entries: Vec<&Value> = entries.iter().filter(|e| !attestation(e)).collect();
     let os = |e: &Value| text(&e["platform"]["os"]).to_string();
     let best = |e: &&&Value| WASM_OS.iter().position(|w| *w == os(e));
-    if let Some(found) = entries.iter().filter(|e| best(e).is_some()).min_by_key(best) {
-        return Ok(Choice::Manifest { digest: check_digest(text(&found["digest"]))? });
+    if let Some(found) = entries
+        .iter()
+        .filter(|e| best(e).is_some())
+        .min_by_key(best)
+    {
+        return Ok(Choice::Manifest {
+            digest: check_digest(text(&found["digest"]))?,
+        });
     }
     match entries.as_slice() {
-        [one] if os(one).is_empty() => Ok(Choice::Manifest { digest: check_digest(text(&one["digest"]))? }),
+        [one] if os(one).is_empty() => Ok(Choice::Manifest {
+            digest: check_digest(text(&one["digest"]))?,
+        }),
         [] => Err("its index is empty".into()),
         some => {
-            let names: Vec<String> = some.iter().map(|e| platform(&e["platform"])).take(6).collect();
-            Err(format!("it is a container image for {}, not WebAssembly", names.join(", ")))
+            let names: Vec<String> = some
+                .iter()
+                .map(|e| platform(&e["platform"]))
+                .take(6)
+                .collect();
+            Err(format!(
+                "it is a container image for {}, not WebAssembly",
+                names.join(", ")
+            ))
         }
     }
 }
@@ -94,12 +142,24 @@ pub(super) fn describe(config: &[u8]) -> String {
     if WASM_OS.contains(&text(&config["os"])) || text(&config["architecture"]).starts_with("wasm") {
         return "it packs its Wasm into a tar layer; push the .wasm file itself".into();
     }
-    format!("it is a container image for {}, not WebAssembly", platform(&config))
+    format!(
+        "it is a container image for {}, not WebAssembly",
+        platform(&config)
+    )
 }
 
 fn platform(p: &Value) -> String {
-    let or = |v: &Value, word: &str| v.as_str().filter(|s| !s.is_empty()).unwrap_or(word).to_string();
-    format!("{}/{}", or(&p["os"], "unknown"), or(&p["architecture"], "unknown"))
+    let or = |v: &Value, word: &str| {
+        v.as_str()
+            .filter(|s| !s.is_empty())
+            .unwrap_or(word)
+            .to_string()
+    };
+    format!(
+        "{}/{}",
+        or(&p["os"], "unknown"),
+        or(&p["architecture"], "unknown")
+    )
 }
 
 /// A media type without parameters.
@@ -129,20 +189,43 @@ mod tests {
         for (config, kind) in [
             ("application/vnd.wasm.config.v0+json", "application/wasm"),
             ("application/vnd.oci.empty.v1+json", "application/wasm"),
-            ("application/vnd.oci.image.config.v1+json", "application/wasm; charset=binary"),
-            ("application/vnd.wasm.config.v1+json", "application/vnd.wasm.content.layer.v1+wasm"),
+            (
+                "application/vnd.oci.image.config.v1+json",
+                "application/wasm; charset=binary",
+            ),
+            (
+                "application/vnd.wasm.config.v1+json",
+                "application/vnd.wasm.content.layer.v1+wasm",
+            ),
             ("x", "application/vnd.module.wasm.content.layer.v1+wasm"),
-            ("application/vnd.oci.image.config.v1+json", "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm"),
+            (
+                "application/vnd.oci.image.config.v1+json",
+                "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
+            ),
             ("x", "application/octet-stream"),
         ] {
             let m = json!({"config": {"mediaType": config, "digest": sha("c")},
                 "layers": [{"mediaType": kind, "digest": sha("a"), "size": 7}]});
-            assert_eq!(chosen(&m), Ok(Choice::Layer { digest: sha("a"), size: 7 }), "{config} {kind}");
+            assert_eq!(
+                chosen(&m),
+                Ok(Choice::Layer {
+                    digest: sha("a"),
+                    size: 7
+                }),
+                "{config} {kind}"
+            );
         }
         let m = json!({"layers": [
             {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": sha("b"), "size": 1},
             {"mediaType": "application/wasm", "digest": sha("a"), "size": 7}]});
-        assert_eq!(chosen(&m), Ok(Choice::Layer { digest: sha("a"), size: 7 }), "a readme may lie beside it");
+        assert_eq!(
+            chosen(&m),
+            Ok(Choice::Layer {
+                digest: sha("a"),
+                size: 7
+            }),
+            "a readme may lie beside it"
+        );
     }
 
     #[test]
@@ -161,11 +244,17 @@ mod tests {
         let m = json!({"manifests": [
             {"digest": sha("1"), "platform": {"os": "linux", "architecture": "amd64"}},
             {"digest": sha("2"), "platform": {"os": "linux", "architecture": "arm64"}}]});
-        assert_eq!(chosen(&m).unwrap_err(), "it is a container image for linux/amd64, linux/arm64, not WebAssembly");
+        assert_eq!(
+            chosen(&m).unwrap_err(),
+            "it is a container image for linux/amd64, linux/arm64, not WebAssembly"
+        );
         let m = json!({"config": {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": sha("c")},
             "layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip", "digest": sha("a"), "size": 7}]});
         assert_eq!(chosen(&m), Ok(Choice::AskConfig { digest: sha("c") }));
-        assert_eq!(describe(br#"{"os":"linux","architecture":"arm64"}"#), "it is a container image for linux/arm64, not WebAssembly");
+        assert_eq!(
+            describe(br#"{"os":"linux","architecture":"arm64"}"#),
+            "it is a container image for linux/arm64, not WebAssembly"
+        );
         assert!(describe(br#"{"os":"wasip1","architecture":"wasm"}"#).contains("tar layer"));
         assert!(describe(b"junk").contains("unknown/unknown"));
     }
@@ -173,8 +262,16 @@ mod tests {
     #[test]
     fn what_cannot_be_chosen_from_is_refused_with_a_reason() {
         assert!(choose(b"<html>").unwrap_err().contains("not JSON"));
-        assert!(chosen(&json!({"layers": []})).unwrap_err().contains("no layers"));
-        assert!(chosen(&json!({"manifests": []})).unwrap_err().contains("empty"));
+        assert!(
+            chosen(&json!({"layers": []}))
+                .unwrap_err()
+                .contains("no layers")
+        );
+        assert!(
+            chosen(&json!({"manifests": []}))
+                .unwrap_err()
+                .contains("empty")
+        );
         let two = json!({"layers": [{"mediaType": "application/wasm", "digest": sha("a"), "size": 1},
             {"mediaType": "application/wasm", "digest": sha("b"), "size": 1}]});
         assert!(chosen(&two).unwrap_err().contains("2 Wasm layers"));

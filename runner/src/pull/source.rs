@@ -39,11 +39,24 @@ pub(super) enum FetchError {
 /// A registry.
 pub(super) trait Source: Sync {
     /// The bytes of a manifest, by tag or digest.
-    fn manifest(&self, of: &Reference, what: &str) -> impl Future<Output = Result<Vec<u8>, FetchError>> + Send;
+    fn manifest(
+        &self,
+        of: &Reference,
+        what: &str,
+    ) -> impl Future<Output = Result<Vec<u8>, FetchError>> + Send;
     /// A blob, into a file.
-    fn blob(&self, of: &Reference, digest: &str, into: &mut Writer) -> impl Future<Output = Result<(), FetchError>> + Send;
+    fn blob(
+        &self,
+        of: &Reference,
+        digest: &str,
+        into: &mut Writer,
+    ) -> impl Future<Output = Result<(), FetchError>> + Send;
     /// A small blob, whole.
-    fn blob_small(&self, of: &Reference, digest: &str) -> impl Future<Output = Result<Vec<u8>, FetchError>> + Send;
+    fn blob_small(
+        &self,
+        of: &Reference,
+        digest: &str,
+    ) -> impl Future<Output = Result<Vec<u8>, FetchError>> + Send;
 }
 
 /// The registry inside the cluster.
@@ -60,7 +73,11 @@ impl Embedded {
         match self.api.stream(path, accept).await {
             Ok(response) => Ok(response.into_body()),
             Err(Failure::Status { code: 404, .. }) => Err(FetchError::NotFound),
-            Err(Failure::Status { code: 401 | 403, message, .. }) => Err(FetchError::Denied(message)),
+            Err(Failure::Status {
+                code: 401 | 403,
+                message,
+                ..
+            }) => Err(FetchError::Denied(message)),
             Err(e) => Err(FetchError::Unreachable(e.to_string())),
         }
     }
@@ -68,15 +85,30 @@ impl Embedded {
 
 impl Source for Embedded {
     async fn manifest(&self, of: &Reference, what: &str) -> Result<Vec<u8>, FetchError> {
-        let body = self.get(&format!("/v2/{}/manifests/{what}", of.repository), &MANIFEST_TYPES.join(", ")).await?;
-        let bytes = api::collect(body, MANIFEST_BYTES_MAX).await.map_err(FetchError::Unreachable)?;
+        let body = self
+            .get(
+                &format!("/v2/{}/manifests/{what}", of.repository),
+                &MANIFEST_TYPES.join(", "),
+            )
+            .await?;
+        let bytes = api::collect(body, MANIFEST_BYTES_MAX)
+            .await
+            .map_err(FetchError::Unreachable)?;
         Ok(bytes.to_vec())
     }
 
-    async fn blob(&self, of: &Reference, digest: &str, into: &mut Writer) -> Result<(), FetchError> {
-        let mut body = self.get(&format!("/v2/{}/blobs/{digest}", of.repository), "*/*").await?;
+    async fn blob(
+        &self,
+        of: &Reference,
+        digest: &str,
+        into: &mut Writer,
+    ) -> Result<(), FetchError> {
+        let mut body = self
+            .get(&format!("/v2/{}/blobs/{digest}", of.repository), "*/*")
+            .await?;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| FetchError::Unreachable(format!("the layer broke off: {e}")))?;
+            let frame =
+                frame.map_err(|e| FetchError::Unreachable(format!("the layer broke off: {e}")))?;
             if let Ok(data) = frame.into_data() {
                 into.write(&data)?;
             }
@@ -85,8 +117,12 @@ impl Source for Embedded {
     }
 
     async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {
-        let body = self.get(&format!("/v2/{}/blobs/{digest}", of.repository), "*/*").await?;
-        let bytes = api::collect(body, SMALL_BYTES_MAX).await.map_err(FetchError::Unreachable)?;
+        let body = self
+            .get(&format!("/v2/{}/blobs/{digest}", of.repository), "*/*")
+            .await?;
+        let bytes = api::collect(body, SMALL_BYTES_MAX)
+            .await
+            .map_err(FetchError::Unreachable)?;
         Ok(bytes.to_vec())
     }
 }

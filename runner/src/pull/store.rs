@@ -45,7 +45,10 @@ impl Store {
         // What an earlier process did not finish.
         files::remove_dir(&root.join("tmp"))?;
         fs::create_dir_all(root.join("tmp"))?;
-        Ok(Self { root: root.into(), bytes_max })
+        Ok(Self {
+            root: root.into(),
+            bytes_max,
+        })
     }
 
     /// File of a layer. Digests come checked, so that they are safe in a path.
@@ -59,11 +62,15 @@ impl Store {
     }
 
     fn manifest(&self, digest: &str) -> PathBuf {
-        self.root.join("manifests").join(format!("{}.json", hex_of(digest)))
+        self.root
+            .join("manifests")
+            .join(format!("{}.json", hex_of(digest)))
     }
 
     fn tag_path(&self, image: &str) -> PathBuf {
-        self.root.join("tags").join(hex::encode(Sha256::digest(image)))
+        self.root
+            .join("tags")
+            .join(hex::encode(Sha256::digest(image)))
     }
 
     /// The image with this manifest, if its layer is here too. It counts as used now.
@@ -80,7 +87,11 @@ impl Store {
     /// Remembers what a manifest chose.
     pub fn set_image(&self, record: &Record) -> io::Result<()> {
         let bytes = serde_json::to_vec(record)?;
-        files::replace(&self.manifest(&record.digest), &self.root.join("tmp"), &bytes)
+        files::replace(
+            &self.manifest(&record.digest),
+            &self.root.join("tmp"),
+            &bytes,
+        )
     }
 
     /// What a name meant last.
@@ -94,7 +105,11 @@ impl Store {
 
     /// Remembers what a name means.
     pub fn set_tag(&self, image: &str, digest: &str) -> io::Result<()> {
-        files::replace(&self.tag_path(image), &self.root.join("tmp"), digest.as_bytes())
+        files::replace(
+            &self.tag_path(image),
+            &self.root.join("tmp"),
+            digest.as_bytes(),
+        )
     }
 
     /// Takes a layer in.
@@ -146,10 +161,9 @@ pub(super) struct Writer {
 impl Writer {
     /// Takes the next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
-        self.left = self
-            .left
-            .checked_sub(bytes.len() as u64)
-            .ok_or_else(|| FetchError::Corrupt("the layer is longer than its manifest says".into()))?;
+        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+            FetchError::Corrupt("the layer is longer than its manifest says".into())
+        })?;
         self.hash.update(bytes);
         self.temp.write_all(bytes).map_err(FetchError::Disk)
     }
@@ -158,7 +172,10 @@ impl Writer {
     pub fn finish(self) -> Result<(), FetchError> {
         let found = format!("sha256:{}", hex::encode(self.hash.finalize()));
         if self.left != 0 || found != self.digest {
-            let why = format!("the layer {} came as {found}, {} bytes short", self.digest, self.left);
+            let why = format!(
+                "the layer {} came as {found}, {} bytes short",
+                self.digest, self.left
+            );
             return Err(FetchError::Corrupt(why));
         }
         files::persist(self.temp, &self.path).map_err(FetchError::Disk)
@@ -189,18 +206,26 @@ mod tests {
         assert!(matches!(w.finish(), Err(FetchError::Corrupt(_))));
         let mut w = store.writer(&good, 4).unwrap();
         assert!(matches!(w.write(b"too long"), Err(FetchError::Corrupt(_))));
+        drop(w);
         let mut w = store.writer(&good, 9).unwrap();
         w.write(b"wasm").unwrap();
         assert!(matches!(w.finish(), Err(FetchError::Corrupt(_))));
         assert!(!store.has(&other));
-        assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0, "nothing is left behind");
+        assert_eq!(
+            fs::read_dir(dir.path().join("tmp")).unwrap().count(),
+            0,
+            "nothing is left behind"
+        );
     }
 
     #[test]
     fn an_image_is_here_only_with_its_layer() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), 1 << 20).unwrap();
-        let record = Record { digest: format!("sha256:{}", "1".repeat(64)), wasm: put(&store, b"wasm") };
+        let record = Record {
+            digest: format!("sha256:{}", "1".repeat(64)),
+            wasm: put(&store, b"wasm"),
+        };
         store.set_image(&record).unwrap();
         store.set_tag("hello:v1", &record.digest).unwrap();
         assert_eq!(store.tag("hello:v1").unwrap(), Some(record.digest.clone()));
@@ -218,7 +243,8 @@ mod tests {
         let [a, b, c] = [&b"aaaa"[..], b"bbbb", b"cccc"].map(|bytes| put(&store, bytes));
         let old = |d: &str, s: u64| {
             let file = File::options().write(true).open(store.blob(d)).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(s)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(s))
+                .unwrap();
         };
         old(&a, 30);
         old(&b, 10);

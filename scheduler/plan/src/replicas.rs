@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use coracle_api::selector::LabelSelector;
 use coracle_api::{Key, Timestamp, kinds, meta};
 use coracle_state::Obj;
 use serde_json::{Value, json};
@@ -42,7 +43,9 @@ pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
     let mut failure = None;
     if !owner.attrs.deleting {
         if mine.len() < wanted {
-            if plan.open(&key.namespace) {
+            if orphans(plan, &key.namespace, &selector) {
+                // They are adopted first; each adoption brings us back here.
+            } else if plan.open(&key.namespace) {
                 create(plan, table, &owner, &set, &everyone, wanted - mine.len());
             } else {
                 failure = Some(format!("namespace {} is being terminated or does not exist", key.namespace));
@@ -52,6 +55,12 @@ pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
         }
     }
     status(plan, table, &owner, set, &mine, failure);
+}
+
+/// Whether there are pods that this owner is about to be given.
+fn orphans(plan: &Plan, namespace: &str, selector: &LabelSelector) -> bool {
+    let ownerless = |p: &&Arc<Obj>| pods::active(p) && p.attrs.controller().is_none();
+    plan.view.list("pods", Some(namespace)).filter(ownerless).any(|p| selector.matches(&p.attrs.labels))
 }
 
 fn create(plan: &mut Plan, table: &'static str, owner: &Arc<Obj>, set: &Value, everyone: &[String], count: usize) {

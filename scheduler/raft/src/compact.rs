@@ -1,20 +1,34 @@
 //! When to write a snapshot and how much log to keep behind it. Ours, since openraft's policy counts entries only.
 
+use crate::config::Limits;
 use crate::journal::Journal;
-use crate::replica::Limits;
 use crate::snapshot::Snapshots;
 use crate::types::Raft;
 
 /// A snapshot is due when the log since the last one outweighs the state, or has very many entries. Entries on disk
 /// behind a snapshot save a briefly absent member from a whole snapshot (and openraft from issue #2116), but only so many bytes.
-pub async fn step(raft: &Raft, journal: &dyn Journal, snapshots: &Snapshots, applied: u64, limits: &Limits) {
+pub async fn step(
+    raft: &Raft,
+    journal: &dyn Journal,
+    snapshots: &Snapshots,
+    applied: u64,
+    limits: &Limits,
+) {
     let current = snapshots.current();
     let (at, log_end, state_bytes) = current.as_ref().map_or((0, 0, 0), |s| {
-        (s.header.meta.last_log_id.as_ref().map_or(0, |id| id.index), s.header.log_end, s.file.len)
+        (
+            s.header.meta.last_log_id.as_ref().map_or(0, |id| id.index),
+            s.header.log_end,
+            s.file.len,
+        )
     });
     let bytes = journal.end_offset().saturating_sub(log_end);
     let entries = applied.saturating_sub(at);
-    let due = bytes > limits.snapshot_log_bytes_min.max(state_bytes.saturating_mul(2)) || entries > limits.snapshot_entries_max;
+    let due = bytes
+        > limits
+            .snapshot_log_bytes_min
+            .max(state_bytes.saturating_mul(2))
+        || entries > limits.snapshot_entries_max;
     if due && entries > 0 {
         tracing::info!(log_bytes = bytes, entries, "a snapshot is due");
         if let Err(error) = raft.trigger().snapshot().await {
@@ -23,7 +37,12 @@ pub async fn step(raft: &Raft, journal: &dyn Journal, snapshots: &Snapshots, app
         return;
     }
     let disk = journal.disk_bytes();
-    let Some(first) = journal.purged().map_or(Some(0), |id| id.index.checked_add(1)) else { return };
+    let Some(first) = journal
+        .purged()
+        .map_or(Some(0), |id| id.index.checked_add(1))
+    else {
+        return;
+    };
     let held = at.saturating_sub(first);
     if disk > limits.keep_log_bytes && held > 0 {
         // Bytes per entry of the whole log stand for those behind the snapshot.

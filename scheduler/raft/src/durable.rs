@@ -22,7 +22,9 @@ pub fn create_dir(dir: &Path) -> io::Result<()> {
     match fs::create_dir(dir) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(io::Error::from(io::ErrorKind::NotADirectory)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(io::Error::from(io::ErrorKind::NotADirectory));
+        }
         Err(e) => return Err(e),
     }
     sync_dir(parent.unwrap_or(Path::new(".")))
@@ -30,15 +32,23 @@ pub fn create_dir(dir: &Path) -> io::Result<()> {
 
 /// Replaces a file as a whole: readers see the old bytes or the new ones. `mode` is the file's permission bits.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let dir = path.parent().ok_or_else(|| io::Error::other("a file needs a directory"))?;
-    let name = path.file_name().ok_or_else(|| io::Error::other("a file needs a name"))?;
+    let dir = path
+        .parent()
+        .ok_or_else(|| io::Error::other("a file needs a directory"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::other("a file needs a name"))?;
     let beside = dir.join(format!(".{}.new", name.to_string_lossy()));
     // A left-over of an interrupted write may have other permission bits: made anew.
     match fs::remove_file(&beside) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;

@@ -13,7 +13,10 @@ pub struct Fatal {
 impl Fatal {
     /// A hook of one's own (the binary prints the line; tests record it). If it returns, the replica stays stopped.
     pub fn new(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self { hook: Arc::new(hook), fired: Arc::new(AtomicBool::new(false)) }
+        Self {
+            hook: Arc::new(hook),
+            fired: Arc::new(AtomicBool::new(false)),
+        }
     }
 
     /// Logs the line and aborts.

@@ -8,6 +8,7 @@
 //! buffer; what this binary cannot read, it refuses with a code and changes nothing.
 
 pub mod compact;
+pub mod config;
 pub mod durable;
 pub mod error;
 pub mod fatal;
@@ -18,12 +19,14 @@ pub mod network;
 pub mod publish;
 pub mod replica;
 pub mod snapshot;
+mod thread;
 pub mod types;
 pub mod version;
 
+pub use config::{Clock, Config, Limits};
 pub use error::StartError;
 pub use fatal::Fatal;
-pub use replica::{Clock, Config, Leadership, Limits, Replica, Status};
+pub use replica::{Leadership, Replica, Status};
 pub use types::{Member, node_id_text, parse_node_id};
 
 #[cfg(test)]

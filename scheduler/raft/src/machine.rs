@@ -22,7 +22,12 @@ use crate::types::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 /// delay of the first answer.
 const PUBLISH_EVERY: usize = 64;
 
-type Full = Snapshot<openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>, u64, crate::types::Member, SnapshotFile>;
+type Full = Snapshot<
+    openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>,
+    u64,
+    crate::types::Member,
+    SnapshotFile,
+>;
 
 /// The state machine of one member.
 pub struct Machine {
@@ -48,15 +53,29 @@ impl Machine {
     ) -> Self {
         let (state, applied, membership) = match loaded {
             None => (State::default(), None, StoredMembership::default()),
-            Some((stored, state)) => (state, stored.header.meta.last_log_id, stored.header.meta.last_membership),
+            Some((stored, state)) => (
+                state,
+                stored.header.meta.last_log_id,
+                stored.header.meta.last_membership,
+            ),
         };
-        let machine = Self { state, applied, membership, snapshots, published, journal, gate, fatal };
+        let machine = Self {
+            state,
+            applied,
+            membership,
+            snapshots,
+            published,
+            journal,
+            gate,
+            fatal,
+        };
         machine.publish();
         machine
     }
 
     fn publish(&self) {
-        self.published.set(&self.state, self.applied.as_ref().map_or(0, |id| id.index));
+        self.published
+            .set(&self.state, self.applied.as_ref().map_or(0, |id| id.index));
     }
 
     fn stop(&self, line: String) -> io::Error {
@@ -95,7 +114,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
             self.applied = Some(entry.log_id);
             answers.extend(responder.map(|r| (r, reply)));
             // Whatever is ready now shares one view; nothing waits for entries that are not there yet.
-            let ready = if answers.len() < PUBLISH_EVERY { entries.next().now_or_never() } else { None };
+            let ready = if answers.len() < PUBLISH_EVERY {
+                entries.next().now_or_never()
+            } else {
+                None
+            };
             next = match ready {
                 Some(item) => item,
                 None => {
@@ -112,27 +135,56 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
         // Running out of space inside a build would stop the member; not building only keeps the log longer.
-        let expected = self.snapshots.current().map_or(0, |s| s.file.len).saturating_mul(2);
+        let expected = self
+            .snapshots
+            .current()
+            .map_or(0, |s| s.file.len)
+            .saturating_mul(2);
         if !force && !self.gate.has_room(expected) {
-            tracing::warn!(expected_bytes = expected, "no snapshot is made: the disk has too little space");
+            tracing::warn!(
+                expected_bytes = expected,
+                "no snapshot is made: the disk has too little space"
+            );
             return None;
         }
         Some(self.get_snapshot_builder().await)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        let header = Header { meta, log_end: self.journal.end_offset() };
-        Builder { state: self.state.clone(), header, snapshots: self.snapshots.clone() }
+        let meta = SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+        };
+        let header = Header {
+            meta,
+            log_end: self.journal.end_offset(),
+        };
+        Builder {
+            state: self.state.clone(),
+            header,
+            snapshots: self.snapshots.clone(),
+        }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
         let path = snapshot.path.clone();
-        let (stored, state) = run_blocking(move || Ok(snapshot::load(&path))).await?.map_err(|e| self.stop(e.to_string()))?;
+        let (stored, state) = run_blocking(move || Ok(snapshot::load(&path)))
+            .await?
+            .map_err(|e| self.stop(e.to_string()))?;
         if stored.header.meta.last_log_id != meta.last_log_id {
-            return Err(io::Error::other(format!("snapshot {} is not the one announced", snapshot.path.display())));
+            return Err(io::Error::other(format!(
+                "snapshot {} is not the one announced",
+                snapshot.path.display()
+            )));
         }
-        let header = Header { meta: meta.clone(), log_end: self.journal.end_offset() };
+        let header = Header {
+            meta: meta.clone(),
+            log_end: self.journal.end_offset(),
+        };
         let snapshots = self.snapshots.clone();
         run_blocking(move || snapshots.install(&snapshot, header)).await?;
         self.state = state;
@@ -143,7 +195,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Full>, io::Error> {
-        Ok(self.snapshots.current().map(|s| Full { meta: s.header.meta, snapshot: s.file }))
+        Ok(self.snapshots.current().map(|s| Full {
+            meta: s.header.meta,
+            snapshot: s.file,
+        }))
     }
 }
 
@@ -158,14 +213,29 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Full, io::Error> {
-        let (state, header, snapshots) = (self.state.clone(), self.header.clone(), self.snapshots.clone());
+        let (state, header, snapshots) = (
+            self.state.clone(),
+            self.header.clone(),
+            self.snapshots.clone(),
+        );
         let started = std::time::Instant::now();
         let stored = run_blocking(move || snapshots.write(&state, header)).await?;
-        tracing::info!(bytes = stored.file.len, ms = started.elapsed().as_millis() as u64, "snapshot written");
-        Ok(Full { meta: stored.header.meta, snapshot: stored.file })
+        tracing::info!(
+            bytes = stored.file.len,
+            ms = started.elapsed().as_millis() as u64,
+            "snapshot written"
+        );
+        Ok(Full {
+            meta: stored.header.meta,
+            snapshot: stored.file,
+        })
     }
 }
 
-async fn run_blocking<T: Send + 'static>(f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(f).await.map_err(|e| io::Error::other(e.to_string()))?
+async fn run_blocking<T: Send + 'static>(
+    f: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(f)
+        .await
+        .map_err(|e| io::Error::other(e.to_string()))?
 }

@@ -4,7 +4,9 @@
 
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
 use openraft::{AnyError, OptionalSend};
 
 use crate::snapshot::SnapshotFile;
@@ -23,7 +25,11 @@ pub struct Peer {
 
 impl Peer {
     fn unreachable(&self) -> Unreachable<TypeConfig> {
-        let why = format!("member {} ({:?}) has no transport: this cluster has one member", node_id_text(self.target), self.addr);
+        let why = format!(
+            "member {} ({:?}) has no transport: this cluster has one member",
+            node_id_text(self.target),
+            self.addr
+        );
         Unreachable::new(&AnyError::error(why))
     }
 }
@@ -32,7 +38,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        Peer { target, addr: node.raft.clone() }
+        Peer {
+            target,
+            addr: node.raft.clone(),
+        }
     }
 }
 
@@ -47,7 +56,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         Err(self.unreachable().into())
     }
 
-    async fn vote(&mut self, _rpc: VoteRequest<TypeConfig>, _option: RPCOption) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+    async fn vote(
+        &mut self,
+        _rpc: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         Err(self.unreachable().into())
     }
 

@@ -18,7 +18,12 @@ pub struct Published {
 
 impl Default for Published {
     fn default() -> Self {
-        Self { view: ArcSwap::default(), revision: watch::channel(0).0, applied: AtomicU64::new(0), hash: AtomicU64::new(0) }
+        Self {
+            view: ArcSwap::default(),
+            revision: watch::channel(0).0,
+            applied: AtomicU64::new(0),
+            hash: AtomicU64::new(0),
+        }
     }
 }
 
@@ -29,7 +34,8 @@ impl Published {
         self.hash.store(state.hash(), Ordering::Release);
         self.applied.store(applied, Ordering::Release);
         let revision = state.revision();
-        self.revision.send_if_modified(|r| std::mem::replace(r, revision) != revision);
+        self.revision
+            .send_if_modified(|r| std::mem::replace(r, revision) != revision);
     }
 
     /// The newest view.

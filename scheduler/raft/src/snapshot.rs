@@ -77,12 +77,21 @@ impl Snapshots {
         for old in names {
             fs::remove_file(&old).map_err(|e| StartError::io(&old, e))?;
         }
-        Ok((Self { dir: dir.into(), current: Mutex::new(loaded.as_ref().map(|(s, _)| s.clone())) }, loaded))
+        Ok((
+            Self {
+                dir: dir.into(),
+                current: Mutex::new(loaded.as_ref().map(|(s, _)| s.clone())),
+            },
+            loaded,
+        ))
     }
 
     /// The newest complete snapshot.
     pub fn current(&self) -> Option<Stored> {
-        self.current.lock().expect("no panic while holding this lock").clone()
+        self.current
+            .lock()
+            .expect("no panic while holding this lock")
+            .clone()
     }
 
     /// Writes a state as the new current snapshot. Blocking: run it off the raft thread.
@@ -104,7 +113,10 @@ impl Snapshots {
     pub fn install(&self, from: &SnapshotFile, header: Header) -> io::Result<Stored> {
         let (final_path, partial) = self.paths(&header.meta);
         if from.path == final_path {
-            return Ok(Stored { header, file: from.clone() });
+            return Ok(Stored {
+                header,
+                file: from.clone(),
+            });
         }
         if from.path.parent() == Some(&self.dir) {
             fs::rename(&from.path, &partial)?;
@@ -118,16 +130,36 @@ impl Snapshots {
     }
 
     fn paths(&self, meta: &SnapshotMeta) -> (PathBuf, PathBuf) {
-        let (index, term, node) = meta.last_log_id.as_ref().map_or((0, 0, 0), |id| (id.index, id.leader_id.term, id.leader_id.node_id));
+        let (index, term, node) = meta.last_log_id.as_ref().map_or((0, 0, 0), |id| {
+            (id.index, id.leader_id.term, id.leader_id.node_id)
+        });
         let name = format!("{index:020}-{term:010}-{node:016x}");
-        (self.dir.join(format!("{name}.snap")), self.dir.join(format!("{name}.partial")))
+        (
+            self.dir.join(format!("{name}.snap")),
+            self.dir.join(format!("{name}.partial")),
+        )
     }
 
-    fn adopt(&self, partial: &Path, final_path: &Path, header: Header, len: u64, crc: u32) -> io::Result<Stored> {
-        let mut current = self.current.lock().expect("no panic while holding this lock");
+    fn adopt(
+        &self,
+        partial: &Path,
+        final_path: &Path,
+        header: Header,
+        len: u64,
+        crc: u32,
+    ) -> io::Result<Stored> {
+        let mut current = self
+            .current
+            .lock()
+            .expect("no panic while holding this lock");
         fs::rename(partial, final_path)?;
         durable::sync_dir(&self.dir)?;
-        let file = SnapshotFile { path: final_path.into(), len, crc, file: Arc::new(File::open(final_path)?) };
+        let file = SnapshotFile {
+            path: final_path.into(),
+            len,
+            crc,
+            file: Arc::new(File::open(final_path)?),
+        };
         let stored = Stored { header, file };
         let old = current.replace(stored.clone());
         if let Some(old) = old
@@ -140,7 +172,11 @@ impl Snapshots {
 }
 
 fn write_file(path: &Path, state: &State, header: &Header) -> io::Result<(u64, u32)> {
-    let mut out = CrcWriter { inner: BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?), crc: crc32fast::Hasher::new(), len: 0 };
+    let mut out = CrcWriter {
+        inner: BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?),
+        crc: crc32fast::Hasher::new(),
+        len: 0,
+    };
     out.write_all(MAGIC)?;
     let mut head = Vec::new();
     ciborium::into_writer(header, &mut head).map_err(|e| io::Error::other(e.to_string()))?;
@@ -150,34 +186,53 @@ fn write_file(path: &Path, state: &State, header: &Header) -> io::Result<(u64, u
     let crc = out.crc.clone().finalize();
     out.write_all(&crc.to_le_bytes())?;
     let len = out.len;
-    let file = out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let file = out
+        .inner
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
     Ok((len, crc))
 }
 
 /// Reads and checks a whole snapshot file.
 pub fn load(path: &Path) -> Result<(Stored, State), StartError> {
-    let bad = |why: String| StartError::SnapshotCorrupt { path: path.into(), why };
+    let bad = |why: String| StartError::SnapshotCorrupt {
+        path: path.into(),
+        why,
+    };
     let file = File::open(path).map_err(|e| StartError::io(path, e))?;
     let len = file.metadata().map_err(|e| StartError::io(path, e))?.len();
-    let mut input = CrcReader { inner: BufReader::with_capacity(BUFFER_BYTES, &file), crc: crc32fast::Hasher::new() };
+    let mut input = CrcReader {
+        inner: BufReader::with_capacity(BUFFER_BYTES, &file),
+        crc: crc32fast::Hasher::new(),
+    };
     let mut magic = [0u8; 8];
-    input.read_exact(&mut magic).map_err(|e| bad(e.to_string()))?;
+    input
+        .read_exact(&mut magic)
+        .map_err(|e| bad(e.to_string()))?;
     if magic[..7] != MAGIC[..7] {
         return Err(bad("this is not a snapshot".into()));
     }
     if magic[7] > MAGIC[7] {
-        return Err(StartError::Format(FormatError::Newer { found: magic[7], known: MAGIC[7] }));
+        return Err(StartError::Format(FormatError::Newer {
+            found: magic[7],
+            known: MAGIC[7],
+        }));
     }
     let mut head_len = [0u8; 4];
-    input.read_exact(&mut head_len).map_err(|e| bad(e.to_string()))?;
+    input
+        .read_exact(&mut head_len)
+        .map_err(|e| bad(e.to_string()))?;
     let head_len = u32::from_le_bytes(head_len);
     if head_len > HEADER_BYTES_MAX {
         return Err(bad(format!("its header claims {head_len} bytes")));
     }
     let mut head = vec![0; head_len as usize];
-    input.read_exact(&mut head).map_err(|e| bad(e.to_string()))?;
-    let header: Header = ciborium::from_reader(&head[..]).map_err(|e| bad(format!("header: {e}")))?;
+    input
+        .read_exact(&mut head)
+        .map_err(|e| bad(e.to_string()))?;
+    let header: Header =
+        ciborium::from_reader(&head[..]).map_err(|e| bad(format!("header: {e}")))?;
     let state = match coracle_state::snapshot::read(&mut input) {
         Ok(state) => state,
         Err(FormatError::Corrupt(why)) => return Err(bad(why)),
@@ -185,12 +240,26 @@ pub fn load(path: &Path) -> Result<(Stored, State), StartError> {
     };
     let crc = input.crc.clone().finalize();
     let mut trailer = [0u8; 4];
-    input.inner.read_exact(&mut trailer).map_err(|e| bad(e.to_string()))?;
+    input
+        .inner
+        .read_exact(&mut trailer)
+        .map_err(|e| bad(e.to_string()))?;
     if trailer != crc.to_le_bytes() {
         return Err(bad("its checksum does not match".into()));
     }
     drop(input);
-    Ok((Stored { header, file: SnapshotFile { path: path.into(), len, crc, file: Arc::new(file) } }, state))
+    Ok((
+        Stored {
+            header,
+            file: SnapshotFile {
+                path: path.into(),
+                len,
+                crc,
+                file: Arc::new(file),
+            },
+        },
+        state,
+    ))
 }
 
 struct CrcWriter<W> {

@@ -66,5 +66,6 @@ pub fn node_id_text(id: u64) -> String {
 
 /// Reads [`node_id_text`] back; `None` unless it is exactly 16 hex digits.
 pub fn parse_node_id(text: &str) -> Option<u64> {
-    (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| u64::from_str_radix(text, 16).ok())?
+    (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit()))
+        .then(|| u64::from_str_radix(text, 16).ok())?
 }

@@ -9,8 +9,8 @@ use coracle_raft::node_id_text;
 use coracle_state::{Command, Expect, Propose, Views};
 use jiff::tz::TimeZone;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -94,7 +94,12 @@ fn pki(e: impl std::fmt::Display) -> StartError {
 
 impl Ca {
     /// Loads the CA from the replicated state; at the very first start makes it, with the cluster's id.
-    pub async fn load_or_create(propose: &dyn Propose, views: &dyn Views, dir: &Path, now: Timestamp) -> Result<Self, StartError> {
+    pub async fn load_or_create(
+        propose: &dyn Propose,
+        views: &dyn Views,
+        dir: &Path,
+        now: Timestamp,
+    ) -> Result<Self, StartError> {
         let (ca_key, cluster_key) = (Key::new("", "ca"), Key::new("", "cluster"));
         let view = views.view();
         if view.get(PKI, &ca_key).is_none() {
@@ -102,15 +107,27 @@ impl Ca {
             let cluster = node_id_text(rand::random::<u64>().max(1));
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(pki)?;
             let root = root_params(&cluster, now).self_signed(&key).map_err(pki)?;
-            let record = CaRecord { roots: vec![root.pem()], key: seal.seal(key.serialize_pem().as_bytes(), &about(&cluster))? };
+            let record = CaRecord {
+                roots: vec![root.pem()],
+                key: seal.seal(key.serialize_pem().as_bytes(), &about(&cluster))?,
+            };
             let put = |table: &str, key: Key, bytes: Vec<u8>| {
-                let mut command = Command::put(table, key, Expect::Absent, Bytes::from(bytes), Vec::new());
+                let mut command =
+                    Command::put(table, key, Expect::Absent, Bytes::from(bytes), Vec::new());
                 command.group = 1;
                 command
             };
             let commands = vec![
-                put(CLUSTER, cluster_key.clone(), serde_json::to_vec(&ClusterRecord { id: cluster }).map_err(pki)?),
-                put(PKI, ca_key.clone(), serde_json::to_vec(&record).map_err(pki)?),
+                put(
+                    CLUSTER,
+                    cluster_key.clone(),
+                    serde_json::to_vec(&ClusterRecord { id: cluster }).map_err(pki)?,
+                ),
+                put(
+                    PKI,
+                    ca_key.clone(),
+                    serde_json::to_vec(&record).map_err(pki)?,
+                ),
             ];
             for result in propose.propose(commands).await? {
                 // A refusal means that another member was faster: its record is used.
@@ -120,16 +137,29 @@ impl Ca {
             }
         }
         let view = views.view();
-        let read = |table: &str, key: &Key| view.get(table, key).map(|o| o.bytes.clone()).ok_or_else(|| pki(format!("the record {table} is missing")));
-        let cluster: ClusterRecord = serde_json::from_slice(&read(CLUSTER, &cluster_key)?).map_err(pki)?;
+        let read = |table: &str, key: &Key| {
+            view.get(table, key)
+                .map(|o| o.bytes.clone())
+                .ok_or_else(|| pki(format!("the record {table} is missing")))
+        };
+        let cluster: ClusterRecord =
+            serde_json::from_slice(&read(CLUSTER, &cluster_key)?).map_err(pki)?;
         let record: CaRecord = serde_json::from_slice(&read(PKI, &ca_key)?).map_err(pki)?;
         let seal = Seal::open(dir, false)?;
         let key = seal.unseal(&record.key, &about(&cluster.id))?;
         let key = KeyPair::from_pem(&String::from_utf8(key).map_err(pki)?).map_err(pki)?;
-        let root = record.roots.first().ok_or_else(|| pki("the CA record has no root"))?;
+        let root = record
+            .roots
+            .first()
+            .ok_or_else(|| pki("the CA record has no root"))?;
         let der = CertificateDer::from_pem_slice(root.as_bytes()).map_err(pki)?;
         let issuer = Issuer::from_ca_cert_pem(root, key).map_err(pki)?;
-        Ok(Self { cluster: cluster.id, roots: record.roots, der, issuer })
+        Ok(Self {
+            cluster: cluster.id,
+            roots: record.roots,
+            der,
+            issuer,
+        })
     }
 
     /// The cluster's id.
@@ -151,13 +181,20 @@ impl Ca {
     pub fn root_store(&self) -> Result<rustls::RootCertStore, StartError> {
         let mut store = rustls::RootCertStore::empty();
         for root in &self.roots {
-            store.add(CertificateDer::from_pem_slice(root.as_bytes()).map_err(pki)?).map_err(pki)?;
+            store
+                .add(CertificateDer::from_pem_slice(root.as_bytes()).map_err(pki)?)
+                .map_err(pki)?;
         }
         Ok(store)
     }
 
     /// Issues a certificate for a public key. PEM.
-    pub fn issue(&self, profile: &Profile, key: &impl PublicKeyData, now: Timestamp) -> Result<String, StartError> {
+    pub fn issue(
+        &self,
+        profile: &Profile,
+        key: &impl PublicKeyData,
+        now: Timestamp,
+    ) -> Result<String, StartError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         valid(&mut params, now, LEAF_DAYS);
@@ -171,12 +208,20 @@ impl Ca {
             Profile::Member { name, .. } => (format!("system:member:{name}"), "system:members"),
         };
         params.distinguished_name.push(DnType::CommonName, user);
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
         if let Profile::Node { name, id } | Profile::Member { name, id, .. } = profile {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-            params.subject_alt_names.push(SanType::DnsName((*name).try_into().map_err(pki)?));
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ServerAuth);
+            params
+                .subject_alt_names
+                .push(SanType::DnsName((*name).try_into().map_err(pki)?));
             let uri = format!("coracle://{}/nodes/{id}", self.cluster);
-            params.subject_alt_names.push(SanType::URI(uri.as_str().try_into().map_err(pki)?));
+            params
+                .subject_alt_names
+                .push(SanType::URI(uri.as_str().try_into().map_err(pki)?));
         }
         if let Profile::Member { hosts, .. } = profile {
             for host in *hosts {
@@ -195,7 +240,11 @@ impl Ca {
     /// Makes a key and issues its certificate.
     pub fn identity(&self, profile: &Profile, now: Timestamp) -> Result<NodeIdentity, StartError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(pki)?;
-        Ok(NodeIdentity { certificate: self.issue(profile, &key, now)?, key: key.serialize_pem(), ca: self.bundle() })
+        Ok(NodeIdentity {
+            certificate: self.issue(profile, &key, now)?,
+            key: key.serialize_pem(),
+            ca: self.bundle(),
+        })
     }
 }
 
@@ -207,12 +256,18 @@ fn about(cluster: &str) -> String {
 fn root_params(cluster: &str, now: Timestamp) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("coracle {cluster}"));
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("coracle {cluster}"));
     valid(&mut params, now, CA_DAYS);
     params.serial_number = Some(serial());
     // Nothing below it may issue.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     params
 }
 
@@ -225,14 +280,19 @@ fn serial() -> SerialNumber {
 
 /// A time some days later (or earlier); the far end of time if there is none.
 pub(crate) fn days_after(now: Timestamp, days: i64) -> Timestamp {
-    now.checked_add(jiff::SignedDuration::from_hours(days.saturating_mul(24))).unwrap_or(now)
+    now.checked_add(jiff::SignedDuration::from_hours(days.saturating_mul(24)))
+        .unwrap_or(now)
 }
 
 /// Sets the validity, from midnight (UTC) to midnight.
 fn valid(params: &mut CertificateParams, now: Timestamp, days: i64) {
     let day = |days| {
         let date = days_after(now, days).to_zoned(TimeZone::UTC).date();
-        rcgen::date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
+        rcgen::date_time_ymd(
+            i32::from(date.year()),
+            date.month().unsigned_abs(),
+            date.day().unsigned_abs(),
+        )
     };
     (params.not_before, params.not_after) = (day(-EARLY_DAYS), day(days));
 }

@@ -26,18 +26,32 @@ impl Seal {
         let path = pki.join("seal.key");
         let key: [u8; 32] = match fs::read_to_string(&path) {
             Ok(text) => {
-                let bytes = hex::decode(text.trim()).ok().and_then(|b| b.try_into().ok());
-                bytes.ok_or_else(|| StartError::Seal { path: path.clone(), why: "it is not 64 hex digits".into() })?
+                let bytes = hex::decode(text.trim())
+                    .ok()
+                    .and_then(|b| b.try_into().ok());
+                bytes.ok_or_else(|| StartError::Seal {
+                    path: path.clone(),
+                    why: "it is not 64 hex digits".into(),
+                })?
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound && may_create => {
                 let key: [u8; 32] = rand::random();
-                durable::write(&path, format!("{}\n", hex::encode(key)).as_bytes(), 0o600).map_err(|e| StartError::io(&path, e))?;
+                durable::write(&path, format!("{}\n", hex::encode(key)).as_bytes(), 0o600)
+                    .map_err(|e| StartError::io(&path, e))?;
                 key
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(StartError::Seal { path, why: "it is missing".into() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(StartError::Seal {
+                    path,
+                    why: "it is missing".into(),
+                });
+            }
             Err(e) => return Err(StartError::io(&path, e)),
         };
-        Ok(Self { path, cipher: XChaCha20Poly1305::new(&key.into()) })
+        Ok(Self {
+            path,
+            cipher: XChaCha20Poly1305::new(&key.into()),
+        })
     }
 
     /// Seals `secret`; `about` must be the same when it is opened.
@@ -45,18 +59,37 @@ impl Seal {
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let sealed = self
             .cipher
-            .encrypt(XNonce::from_slice(&nonce), Payload { msg: secret, aad: about.as_bytes() })
+            .encrypt(
+                XNonce::from_slice(&nonce),
+                Payload {
+                    msg: secret,
+                    aad: about.as_bytes(),
+                },
+            )
             .map_err(|_| StartError::Pki("a key could not be sealed".into()))?;
         Ok(STANDARD.encode([&nonce[..], &sealed].concat()))
     }
 
     /// Opens what [`Self::seal`] made.
     pub fn unseal(&self, text: &str, about: &str) -> Result<Vec<u8>, StartError> {
-        let wrong = |why: &str| StartError::Seal { path: self.path.clone(), why: why.into() };
-        let raw = STANDARD.decode(text).map_err(|_| wrong("the sealed record is no base64"))?;
-        let (nonce, sealed) = raw.split_at_checked(NONCE_BYTES).ok_or_else(|| wrong("the sealed record is too short"))?;
+        let wrong = |why: &str| StartError::Seal {
+            path: self.path.clone(),
+            why: why.into(),
+        };
+        let raw = STANDARD
+            .decode(text)
+            .map_err(|_| wrong("the sealed record is no base64"))?;
+        let (nonce, sealed) = raw
+            .split_at_checked(NONCE_BYTES)
+            .ok_or_else(|| wrong("the sealed record is too short"))?;
         self.cipher
-            .decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: about.as_bytes() })
+            .decrypt(
+                XNonce::from_slice(nonce),
+                Payload {
+                    msg: sealed,
+                    aad: about.as_bytes(),
+                },
+            )
             .map_err(|_| wrong("it is another key"))
     }
 }

@@ -21,8 +21,12 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn parts(identity: &NodeIdentity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), StartError> {
-    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(tls)?;
+fn parts(
+    identity: &NodeIdentity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), StartError> {
+    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(tls)?;
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(tls)?;
     Ok((chain, key))
 }
@@ -56,9 +60,14 @@ impl ResolvesServerCert for Resolver {
 }
 
 /// For the API listener: client certificates are optional here and required by authorisation.
-pub(crate) fn server_config(roots: RootCertStore, resolver: Arc<Resolver>) -> Result<ServerConfig, StartError> {
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).allow_unauthenticated().build().map_err(tls)?;
+pub(crate) fn server_config(
+    roots: RootCertStore,
+    resolver: Arc<Resolver>,
+) -> Result<ServerConfig, StartError> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(tls)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(tls)?
@@ -69,7 +78,10 @@ pub(crate) fn server_config(roots: RootCertStore, resolver: Arc<Resolver>) -> Re
 }
 
 /// For calls to runners, with this member's certificate.
-pub(crate) fn client_config(roots: RootCertStore, identity: &NodeIdentity) -> Result<ClientConfig, StartError> {
+pub(crate) fn client_config(
+    roots: RootCertStore,
+    identity: &NodeIdentity,
+) -> Result<ClientConfig, StartError> {
     let (chain, key) = parts(identity)?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

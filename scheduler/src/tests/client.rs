@@ -42,11 +42,18 @@ impl Client {
     pub fn admin(s: &Scheduler) -> Self {
         let text = std::fs::read_to_string(s.kubeconfig_path()).unwrap();
         let field = |name: &str| {
-            let line = text.lines().find_map(|l| l.trim().strip_prefix(&format!("{name}: "))).unwrap();
+            let line = text
+                .lines()
+                .find_map(|l| l.trim().strip_prefix(&format!("{name}: ")))
+                .unwrap();
             line.to_string()
         };
         let pem = |name: &str| String::from_utf8(STANDARD.decode(field(name)).unwrap()).unwrap();
-        let identity = NodeIdentity { certificate: pem("client-certificate-data"), key: pem("client-key-data"), ca: pem("certificate-authority-data") };
+        let identity = NodeIdentity {
+            certificate: pem("client-certificate-data"),
+            key: pem("client-key-data"),
+            ca: pem("certificate-authority-data"),
+        };
         Self::with(&field("server"), &identity.ca.clone(), Some(&identity))
     }
 
@@ -57,25 +64,46 @@ impl Client {
 
     /// Over plain HTTP.
     pub fn plain(url: &str) -> Self {
-        Self { host: url.strip_prefix("http://").unwrap().into(), tls: None }
+        Self {
+            host: url.strip_prefix("http://").unwrap().into(),
+            tls: None,
+        }
     }
 
     fn with(url: &str, ca: &str, identity: Option<&NodeIdentity>) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
         let builder = builder.with_root_certificates(roots(ca));
         let config = match identity {
             None => builder.with_no_client_auth(),
             Some(i) => {
-                let chain = CertificateDer::pem_slice_iter(i.certificate.as_bytes()).map(Result::unwrap).collect();
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(i.key.as_bytes()).unwrap()).unwrap()
+                let chain = CertificateDer::pem_slice_iter(i.certificate.as_bytes())
+                    .map(Result::unwrap)
+                    .collect();
+                builder
+                    .with_client_auth_cert(
+                        chain,
+                        PrivateKeyDer::from_pem_slice(i.key.as_bytes()).unwrap(),
+                    )
+                    .unwrap()
             }
         };
-        Self { host: url.strip_prefix("https://").unwrap().into(), tls: Some(Arc::new(config)) }
+        Self {
+            host: url.strip_prefix("https://").unwrap().into(),
+            tls: Some(Arc::new(config)),
+        }
     }
 
     /// One request; the answer's bytes.
-    pub async fn bytes(&self, method: Method, path: &str, kind: &str, body: Bytes) -> Result<(StatusCode, http::HeaderMap, Bytes), Box<dyn std::error::Error>> {
+    pub async fn bytes(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, http::HeaderMap, Bytes), Box<dyn std::error::Error>> {
         let tcp = TcpStream::connect(&self.host).await?;
         let request = Request::builder()
             .method(method)
@@ -86,27 +114,47 @@ impl Client {
             .body(Full::new(body))?;
         let answer = match &self.tls {
             None => {
-                let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+                let (mut sender, connection) =
+                    hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
                 tokio::spawn(connection);
                 sender.send_request(request).await?
             }
             Some(tls) => {
-                let tls = TlsConnector::from(tls.clone()).connect(ServerName::try_from("localhost")?, tcp).await?;
-                let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+                let tls = TlsConnector::from(tls.clone())
+                    .connect(ServerName::try_from("localhost")?, tcp)
+                    .await?;
+                let (mut sender, connection) =
+                    hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
                 tokio::spawn(connection);
                 sender.send_request(request).await?
             }
         };
         let (parts, body) = answer.into_parts();
-        Ok((parts.status, parts.headers, body.collect().await?.to_bytes()))
+        Ok((
+            parts.status,
+            parts.headers,
+            body.collect().await?.to_bytes(),
+        ))
     }
 
     /// One request with a JSON body; the answer as JSON.
     pub async fn send(&self, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
-        let bytes = if body.is_null() { Bytes::new() } else { body.to_string().into() };
-        let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+        let bytes = if body.is_null() {
+            Bytes::new()
+        } else {
+            body.to_string().into()
+        };
+        let kind = if method == Method::PATCH {
+            "application/merge-patch+json"
+        } else {
+            "application/json"
+        };
         let (status, _, bytes) = self.bytes(method, path, kind, bytes).await.unwrap();
-        (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into())))
+        (
+            status,
+            serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into())),
+        )
     }
 
     /// A GET.

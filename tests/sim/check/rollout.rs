@@ -4,7 +4,7 @@
 //! being wrong; it is held to them again from the moment it was back inside. The bounds are computed here anew, so that
 //! a mistake in the planner's arithmetic is not made twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use coracle_api::Key;
@@ -105,22 +105,25 @@ impl World {
         if touched.is_empty() {
             return;
         }
-        let (mut all, mut good): (BTreeMap<String, i64>, BTreeMap<String, i64>) = (BTreeMap::new(), BTreeMap::new());
-        for pod in after.list("pods", None).filter(|p| counts(p)) {
-            if let Some(uid) = deployment_of(after, pod).filter(|uid| touched.contains(uid)) {
-                *good.entry(uid.clone()).or_default() += i64::from(ready(pod));
-                *all.entry(uid).or_default() += 1;
-            }
-        }
         for d in after.list("deployments.apps", None).filter(|d| touched.contains(&d.attrs.uid) && !d.attrs.deleting) {
             let value = d.value();
             let replicas = value["spec"]["replicas"].as_i64().unwrap_or(1);
             let Some((surge, unavailable)) = bounds(&value) else { continue };
-            let (all, good) = (all.get(&d.attrs.uid).copied().unwrap_or(0), good.get(&d.attrs.uid).copied().unwrap_or(0));
+            // What is there, and what will be there when every ReplicaSet has done what it was told last.
+            let (mut all, mut good, mut told, mut kept) = (0, 0, 0, 0);
+            for set in after.owned_by("replicasets.apps", &d.attrs.uid) {
+                let size = set.value()["spec"]["replicas"].as_i64().unwrap_or(1);
+                let pods: Vec<_> = after.owned_by("pods", &set.attrs.uid).filter(|p| counts(p)).collect();
+                let ready = pods.iter().filter(|p| ready(p)).count() as i64;
+                all += pods.len() as i64;
+                good += ready;
+                told += size;
+                kept += ready.min(size);
+            }
             let seen = self.checks.rollouts.entry(d.attrs.uid.clone()).or_default();
             let held = *seen;
-            seen.below |= good >= replicas;
-            seen.above |= all <= replicas + surge;
+            seen.below |= kept >= replicas;
+            seen.above |= all.max(told) <= replicas + surge;
             if held.below && good < replicas - unavailable {
                 let text = format!("deployment {} has {good} ready pods of {replicas}, at most {unavailable} may be missing", d.key);
                 self.violated("a rollout keeps enough replicas ready", text);

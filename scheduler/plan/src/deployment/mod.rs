@@ -86,6 +86,12 @@ impl Rollout {
         let value = obj.value();
         let selector = selector_of(TABLE, &value)?;
         let min_ready_seconds = value["spec"]["minReadySeconds"].as_i64().unwrap_or(0);
+        // A ReplicaSet without a controller that this Deployment selects is about to be adopted: judge with it, not
+        // without it.
+        let ownerless = |s: &&Arc<Obj>| s.attrs.controller().is_none() && !s.attrs.deleting;
+        if plan.view.list(RS, Some(&obj.key.namespace)).filter(ownerless).any(|s| selector.matches(&s.attrs.labels)) {
+            return None;
+        }
         let mut sets = Vec::new();
         for set in plan.controlled(RS, &obj.attrs.uid) {
             if !selector.matches(&set.attrs.labels) {
@@ -147,7 +153,8 @@ pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
         return;
     }
     let mut created = false;
-    if rollout.paused() || scale::due(&rollout) {
+    // Recreate sizes every ReplicaSet itself; proportions would keep old ones that it has to take down.
+    if rollout.paused() || (!rollout.recreates() && scale::due(&rollout)) {
         revision::sync(&mut rollout);
         scale::apply(&mut rollout);
     } else if rollout.recreates() {

@@ -199,3 +199,21 @@ fn two_leaders_on_one_view_ask_for_the_same_pods() {
     assert_eq!(names(1).len(), 5);
     assert_eq!(names(1), names(2));
 }
+
+#[test]
+fn recreate_after_a_scaling_in_the_middle_of_a_rollout_goes_on() {
+    check(
+        "node n1
+         bad v2
+         deploy web replicas=4 surge=2 unavailable=2
+         run
+         deploy web image=v2
+         run
+         deploy web strategy=Recreate replicas=5
+         good v2
+         run
+         show rs",
+        "1 image=v1 want=0 have=0 ready=0 available=0
+         2 image=v2 want=5 have=5 ready=5 available=5",
+    );
+}

@@ -29,13 +29,23 @@ pub struct WalId {
 
 impl From<&LogId> for WalId {
     fn from(id: &LogId) -> Self {
-        Self { term: id.leader_id.term, node: id.leader_id.node_id, index: id.index }
+        Self {
+            term: id.leader_id.term,
+            node: id.leader_id.node_id,
+            index: id.index,
+        }
     }
 }
 
 impl From<WalId> for LogId {
     fn from(id: WalId) -> Self {
-        LogId { leader_id: openraft::impls::leader_id_adv::LeaderId { term: id.term, node_id: id.node }, index: id.index }
+        LogId {
+            leader_id: openraft::impls::leader_id_adv::LeaderId {
+                term: id.term,
+                node_id: id.node,
+            },
+            index: id.index,
+        }
     }
 }
 
@@ -49,13 +59,21 @@ pub struct WalVote {
 
 impl From<&Vote> for WalVote {
     fn from(v: &Vote) -> Self {
-        Self { term: v.leader_id.term, node: v.leader_id.node_id, committed: v.committed }
+        Self {
+            term: v.leader_id.term,
+            node: v.leader_id.node_id,
+            committed: v.committed,
+        }
     }
 }
 
 impl From<WalVote> for Vote {
     fn from(v: WalVote) -> Self {
-        if v.committed { Vote::new_committed(v.term, v.node) } else { Vote::new(v.term, v.node) }
+        if v.committed {
+            Vote::new_committed(v.term, v.node)
+        } else {
+            Vote::new(v.term, v.node)
+        }
     }
 }
 
@@ -71,12 +89,21 @@ impl Payload {
     /// The payload of an entry. Data bytes are shared, not copied.
     pub fn of(entry: &Entry) -> io::Result<Self> {
         Ok(match &entry.payload {
-            EntryPayload::Blank => Self { kind: BLANK, body: Bytes::new() },
-            EntryPayload::Normal(data) => Self { kind: NORMAL, body: data.0.clone() },
+            EntryPayload::Blank => Self {
+                kind: BLANK,
+                body: Bytes::new(),
+            },
+            EntryPayload::Normal(data) => Self {
+                kind: NORMAL,
+                body: data.0.clone(),
+            },
             EntryPayload::Membership(m) => {
                 let mut body = Vec::new();
                 ciborium::into_writer(m, &mut body).map_err(|e| io::Error::other(e.to_string()))?;
-                Self { kind: MEMBERSHIP, body: body.into() }
+                Self {
+                    kind: MEMBERSHIP,
+                    body: body.into(),
+                }
             }
         })
     }
@@ -86,12 +113,21 @@ impl Payload {
         let payload = match self.kind {
             BLANK => EntryPayload::Blank,
             NORMAL => EntryPayload::Normal(Data(self.body)),
-            MEMBERSHIP => {
-                EntryPayload::Membership(ciborium::from_reader(&self.body[..]).map_err(|e| io::Error::other(format!("membership entry: {e}")))?)
+            MEMBERSHIP => EntryPayload::Membership(
+                ciborium::from_reader(&self.body[..])
+                    .map_err(|e| io::Error::other(format!("membership entry: {e}")))?,
+            ),
+            other => {
+                return Err(invalid(format!(
+                    "log entry {} has unknown kind {other}",
+                    id.index
+                )));
             }
-            other => return Err(invalid(format!("log entry {} has unknown kind {other}", id.index))),
         };
-        Ok(Entry { log_id: id.into(), payload })
+        Ok(Entry {
+            log_id: id.into(),
+            payload,
+        })
     }
 }
 
@@ -107,26 +143,40 @@ impl Encode for WalId {
 
 impl Decode for WalId {
     fn decode<R: Read>(mut r: R) -> io::Result<Self> {
-        Ok(Self { term: u64::decode(&mut r)?, node: u64::decode(&mut r)?, index: u64::decode(&mut r)? })
+        Ok(Self {
+            term: u64::decode(&mut r)?,
+            node: u64::decode(&mut r)?,
+            index: u64::decode(&mut r)?,
+        })
     }
 }
 
 impl Encode for WalVote {
     fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
-        Ok(self.term.encode(&mut w)? + self.node.encode(&mut w)? + u8::from(self.committed).encode(&mut w)?)
+        Ok(self.term.encode(&mut w)?
+            + self.node.encode(&mut w)?
+            + u8::from(self.committed).encode(&mut w)?)
     }
 }
 
 impl Decode for WalVote {
     fn decode<R: Read>(mut r: R) -> io::Result<Self> {
-        Ok(Self { term: u64::decode(&mut r)?, node: u64::decode(&mut r)?, committed: u8::decode(&mut r)? != 0 })
+        Ok(Self {
+            term: u64::decode(&mut r)?,
+            node: u64::decode(&mut r)?,
+            committed: u8::decode(&mut r)? != 0,
+        })
     }
 }
 
 impl Encode for Payload {
     fn encode<W: Write>(&self, mut w: W) -> io::Result<usize> {
-        let len = u32::try_from(self.body.len()).ok().filter(|n| *n <= PAYLOAD_BYTES_MAX);
-        let Some(len) = len else { return Err(invalid(format!("log entry of {} bytes", self.body.len()))) };
+        let len = u32::try_from(self.body.len())
+            .ok()
+            .filter(|n| *n <= PAYLOAD_BYTES_MAX);
+        let Some(len) = len else {
+            return Err(invalid(format!("log entry of {} bytes", self.body.len())));
+        };
         let n = self.kind.encode(&mut w)? + len.encode(&mut w)?;
         w.write_all(&self.body)?;
         Ok(n + self.body.len())
@@ -142,6 +192,9 @@ impl Decode for Payload {
         }
         let mut body = vec![0; len as usize];
         r.read_exact(&mut body)?;
-        Ok(Self { kind, body: body.into() })
+        Ok(Self {
+            kind,
+            body: body.into(),
+        })
     }
 }

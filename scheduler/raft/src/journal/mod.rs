@@ -41,7 +41,9 @@ impl Done {
 impl Drop for Done {
     fn drop(&mut self) {
         if let Some(f) = self.0.take() {
-            f(Err(io::Error::other("the log's flush thread ended before the write was synced")));
+            f(Err(io::Error::other(
+                "the log's flush thread ended before the write was synced",
+            )));
         }
     }
 }

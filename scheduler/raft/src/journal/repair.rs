@@ -34,8 +34,14 @@ fn chunks(dir: &Path) -> io::Result<Vec<Chunk>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if let Ok(start) = chunked_wal::Config::parse_chunk_file_name(&entry.file_name().to_string_lossy()) {
-            found.push(Chunk { path: entry.path(), start, len: entry.metadata()?.len() });
+        if let Ok(start) =
+            chunked_wal::Config::parse_chunk_file_name(&entry.file_name().to_string_lossy())
+        {
+            found.push(Chunk {
+                path: entry.path(),
+                start,
+                len: entry.metadata()?.len(),
+            });
         }
     }
     found.sort_by_key(|c| c.start);
@@ -57,7 +63,10 @@ impl<R: Read> Read for Counting<R> {
 
 /// Reads records until one fails; `records_max` bounds the work.
 fn scan<T: Types>(chunk: &Chunk, records_max: usize) -> io::Result<Option<Broken>> {
-    let mut r = Counting { inner: BufReader::with_capacity(1 << 20, File::open(&chunk.path)?), count: 0 };
+    let mut r = Counting {
+        inner: BufReader::with_capacity(1 << 20, File::open(&chunk.path)?),
+        count: 0,
+    };
     for _ in 0..records_max {
         let at = r.count;
         if at == chunk.len {
@@ -74,33 +83,60 @@ fn scan<T: Types>(chunk: &Chunk, records_max: usize) -> io::Result<Option<Broken
 }
 
 fn corrupt(path: &Path, why: String) -> StartError {
-    StartError::LogCorrupt { path: path.into(), why }
+    StartError::LogCorrupt {
+        path: path.into(),
+        why,
+    }
 }
 
 /// Before opening: what was synced must be there. Cheap: sizes, and the first record of the last chunk.
 pub fn check<T: Types>(dir: &Path, synced: u64) -> Result<(), StartError> {
     let all = chunks(dir).map_err(|e| StartError::io(dir, e))?;
     let Some(last) = all.last() else {
-        return if synced == 0 { Ok(()) } else { Err(corrupt(dir, format!("the log files are gone, {synced} bytes had been synced"))) };
+        return if synced == 0 {
+            Ok(())
+        } else {
+            Err(corrupt(
+                dir,
+                format!("the log files are gone, {synced} bytes had been synced"),
+            ))
+        };
     };
     let end = last.start + last.len;
     if end < synced {
-        return Err(corrupt(&last.path, format!("the log ends at offset {end}, it had been synced up to {synced}")));
+        return Err(corrupt(
+            &last.path,
+            format!("the log ends at offset {end}, it had been synced up to {synced}"),
+        ));
     }
     // raft-log removes a last chunk whose first record is incomplete; that is only right if it was never synced.
     if last.start < synced
         && let Some(broken) = scan::<T>(last, 1).map_err(|e| StartError::io(&last.path, e))?
     {
-        return Err(corrupt(&last.path, format!("the record at byte {} is damaged ({})", broken.at, broken.error)));
+        return Err(corrupt(
+            &last.path,
+            format!(
+                "the record at byte {} is damaged ({})",
+                broken.at, broken.error
+            ),
+        ));
     }
     Ok(())
 }
 
 /// After a failed open: cuts a torn tail off and returns `true` (open again), or says what is damaged.
-pub fn cut_torn_tail<T: Types>(dir: &Path, synced: u64, open_error: &io::Error) -> Result<bool, StartError> {
+pub fn cut_torn_tail<T: Types>(
+    dir: &Path,
+    synced: u64,
+    open_error: &io::Error,
+) -> Result<bool, StartError> {
     let all = chunks(dir).map_err(|e| StartError::io(dir, e))?;
     for (i, chunk) in all.iter().enumerate() {
-        let Some(broken) = scan::<T>(chunk, usize::MAX).map_err(|e| StartError::io(&chunk.path, e))? else { continue };
+        let Some(broken) =
+            scan::<T>(chunk, usize::MAX).map_err(|e| StartError::io(&chunk.path, e))?
+        else {
+            continue;
+        };
         let offset = chunk.start + broken.at;
         let torn = broken.error.kind() == io::ErrorKind::UnexpectedEof || broken.zeros;
         let tail = i + 1 == all.len();
@@ -108,7 +144,10 @@ pub fn cut_torn_tail<T: Types>(dir: &Path, synced: u64, open_error: &io::Error) 
         if !tail || offset < synced || !(torn || synced > 0) {
             return Err(corrupt(
                 &chunk.path,
-                format!("the record at byte {} of {} is damaged ({}); synced up to log offset {synced}", broken.at, chunk.len, broken.error),
+                format!(
+                    "the record at byte {} of {} is damaged ({}); synced up to log offset {synced}",
+                    broken.at, chunk.len, broken.error
+                ),
             ));
         }
         let kept = dir.join("torn-tail.bin");
@@ -118,8 +157,13 @@ pub fn cut_torn_tail<T: Types>(dir: &Path, synced: u64, open_error: &io::Error) 
         }
         tracing::warn!(chunk = %chunk.path.display(), at = broken.at, cut = chunk.len - broken.at, kept = %kept.display(),
             "the log ended in an incomplete record that was never acknowledged; it was cut off");
-        let file = OpenOptions::new().write(true).open(&chunk.path).map_err(|e| StartError::io(&chunk.path, e))?;
-        file.set_len(broken.at).and_then(|()| file.sync_all()).map_err(|e| StartError::io(&chunk.path, e))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&chunk.path)
+            .map_err(|e| StartError::io(&chunk.path, e))?;
+        file.set_len(broken.at)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| StartError::io(&chunk.path, e))?;
         return Ok(true);
     }
     // Every record reads well, so something between them is wrong (a missing chunk, an impossible order).

@@ -30,7 +30,8 @@ impl LogStore {
     }
 
     async fn wait(done: tokio::sync::oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
-        done.await.unwrap_or_else(|_| Err(io::Error::other("the log's flush thread is gone")))
+        done.await
+            .unwrap_or_else(|_| Err(io::Error::other("the log's flush thread is gone")))
     }
 }
 
@@ -50,7 +51,10 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error> {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
         let (from, to) = bounds(&range);
         self.journal.read(from, to, usize::MAX)
     }
@@ -59,11 +63,18 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.journal.vote())
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         self.journal.read(start, end, RPC_BYTES_MAX)
     }
 
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
@@ -74,10 +85,13 @@ impl RaftLogReader<TypeConfig> for LogStore {
             async move {
                 let entries = journal.read(at, to, STREAM_BYTES)?;
                 let next = entries.last().map(|e| e.log_id.index + 1);
-                Ok::<_, io::Error>(next.map(|next| (stream::iter(entries.into_iter().map(Ok)), next)))
+                Ok::<_, io::Error>(
+                    next.map(|next| (stream::iter(entries.into_iter().map(Ok)), next)),
+                )
             }
         });
-        let stream: openraft::base::BoxStream<'static, Result<Entry, io::Error>> = Box::pin(futures_util::TryStreamExt::try_flatten(chunks));
+        let stream: openraft::base::BoxStream<'static, Result<Entry, io::Error>> =
+            Box::pin(futures_util::TryStreamExt::try_flatten(chunks));
         stream
     }
 }
@@ -86,7 +100,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        Ok(LogState { last_purged_log_id: self.journal.purged(), last_log_id: self.journal.last() })
+        Ok(LogState {
+            last_purged_log_id: self.journal.purged(),
+            last_log_id: self.journal.last(),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -110,17 +127,25 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.journal.committed())
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.journal.append(entries.into_iter().collect(), Done::new(move |result| callback.io_completed(result)))
+        self.journal.append(
+            entries.into_iter().collect(),
+            Done::new(move |result| callback.io_completed(result)),
+        )
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let (done, synced) = Done::pair();
-        self.journal.truncate(last_log_id.map_or(0, |id| id.index + 1), done)?;
+        self.journal
+            .truncate(last_log_id.map_or(0, |id| id.index + 1), done)?;
         Self::wait(synced).await
     }
 

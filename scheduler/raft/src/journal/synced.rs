@@ -17,17 +17,26 @@ pub struct Synced {
 impl Synced {
     /// Opens or creates the marker.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         let mut raw = [0u8; 12];
         let known = match file.read_exact_at(&mut raw, 0) {
             Ok(()) => {
                 let (offset, crc) = raw.split_at(8);
-                (crc == crc32fast::hash(offset).to_le_bytes()).then(|| u64::from_le_bytes(offset.try_into().expect("eight bytes")))
+                (crc == crc32fast::hash(offset).to_le_bytes())
+                    .then(|| u64::from_le_bytes(offset.try_into().expect("eight bytes")))
             }
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(e) => return Err(e),
         };
-        Ok(Self { file, offset: AtomicU64::new(known.unwrap_or(0)) })
+        Ok(Self {
+            file,
+            offset: AtomicU64::new(known.unwrap_or(0)),
+        })
     }
 
     /// Everything below this offset was synced. 0 = unknown.

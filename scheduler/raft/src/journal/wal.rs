@@ -2,7 +2,7 @@
 //! a CRC per record.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -88,38 +88,64 @@ impl WalJournal {
             match RaftLog::<WalTypes>::open(Arc::new(config(&files, chunk_bytes))) {
                 Ok(log) => break log,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(StartError::DataDir { path: files, why: "another process holds its log".into() });
+                    return Err(StartError::DataDir {
+                        path: files,
+                        why: "another process holds its log".into(),
+                    });
                 }
-                Err(e) if cut => return Err(StartError::LogCorrupt { path: files, why: e.to_string() }),
+                Err(e) if cut => {
+                    return Err(StartError::LogCorrupt {
+                        path: files,
+                        why: e.to_string(),
+                    });
+                }
                 Err(e) => cut = repair::cut_torn_tail::<WalTypes>(&files, synced.offset(), &e)?,
             }
         };
-        let journal = Self { log: Mutex::new(log), synced };
+        let journal = Self {
+            log: Mutex::new(log),
+            synced,
+        };
         journal.check_range(&files)?;
         Ok(journal)
     }
 
     /// A removed oldest file leaves records that read well but a log with a hole at its start.
-    fn check_range(&self, files: &PathBuf) -> Result<(), StartError> {
+    fn check_range(&self, files: &Path) -> Result<(), StartError> {
         let log = self.lock();
-        let (purged, last) = (log.log_state().purged().copied(), log.log_state().last().copied());
+        let (purged, last) = (
+            log.log_state().purged().copied(),
+            log.log_state().last().copied(),
+        );
         let first = purged.map_or(0, |p| p.index + 1);
         if let Some(last) = last
             && last.index >= first
             && log.read(first, first + 1).next().is_none()
         {
-            return Err(StartError::LogCorrupt { path: files.clone(), why: format!("entries from index {first} on are missing") });
+            return Err(StartError::LogCorrupt {
+                path: files.into(),
+                why: format!("entries from index {first} on are missing"),
+            });
         }
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, RaftLog<WalTypes>> {
         // A panic while holding the lock leaves the log in an unknown state: whoever comes next must not go on.
-        self.log.lock().expect("the log was not left half-changed by a panic")
+        self.log
+            .lock()
+            .expect("the log was not left half-changed by a panic")
     }
 
     fn sync(&self, log: &mut RaftLog<WalTypes>, upto: u64, done: Done) -> io::Result<()> {
-        log.flush(true, Some(Flushed { done, synced: self.synced.clone(), upto }))
+        log.flush(
+            true,
+            Some(Flushed {
+                done,
+                synced: self.synced.clone(),
+                upto,
+            }),
+        )
     }
 }
 

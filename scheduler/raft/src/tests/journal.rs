@@ -27,8 +27,16 @@ fn reopens_with_vote_entries_and_commit() {
     assert_eq!(journal.committed(), Some(id(1, 10)));
     assert_eq!(journal.last(), Some(id(1, 20)));
     assert_eq!(journal.read(0, 100, usize::MAX).unwrap().len(), 21);
-    assert_eq!(journal.read(0, 100, 250).unwrap().len(), 2, "bounded by bytes");
-    assert_eq!(journal.read(20, 21, 0).unwrap(), vec![entry(20, b"last")], "at least one");
+    assert_eq!(
+        journal.read(0, 100, 250).unwrap().len(),
+        2,
+        "bounded by bytes"
+    );
+    assert_eq!(
+        journal.read(20, 21, 0).unwrap(),
+        vec![entry(20, b"last")],
+        "at least one"
+    );
 }
 
 #[test]
@@ -57,7 +65,8 @@ fn truncates_and_purges_across_files() {
 fn append_raw(dir: &TempDir, bytes: &[u8]) {
     let last = chunks(dir.path()).pop().unwrap();
     let file = OpenOptions::new().write(true).open(&last).unwrap();
-    file.write_all_at(bytes, file.metadata().unwrap().len()).unwrap();
+    file.write_all_at(bytes, file.metadata().unwrap().len())
+        .unwrap();
 }
 
 #[test]
@@ -74,7 +83,10 @@ fn cuts_torn_tails() {
         append_raw(&dir, &tail);
         let journal = WalJournal::open(dir.path()).unwrap();
         assert_eq!(journal.last(), Some(id(1, 9)));
-        assert_eq!(fs::read(dir.path().join("log/torn-tail.bin")).unwrap(), tail);
+        assert_eq!(
+            fs::read(dir.path().join("log/torn-tail.bin")).unwrap(),
+            tail
+        );
         fill(&journal, 10, 5);
         drop(journal);
         let journal = WalJournal::open(dir.path()).unwrap();
@@ -104,15 +116,26 @@ fn refuses_damage_below_the_synced_offset() {
     for pick in [0, 1] {
         let dir = filled();
         let all = chunks(dir.path());
-        let path = if pick == 0 { all.last().unwrap() } else { &all[1] };
-        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let path = if pick == 0 {
+            all.last().unwrap()
+        } else {
+            &all[1]
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
         let at = file.metadata().unwrap().len() / 2;
         let mut byte = [0u8];
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[byte[0] ^ 0x40], at).unwrap();
         let before = fs::read(path).unwrap();
         let error = refused(&dir);
-        assert!(error.starts_with("E_LOG_CORRUPT") && error.contains("backup"), "{error}");
+        assert!(
+            error.starts_with("E_LOG_CORRUPT") && error.contains("backup"),
+            "{error}"
+        );
         assert_eq!(fs::read(path).unwrap(), before, "nothing was changed");
     }
 }
@@ -123,7 +146,12 @@ fn refuses_missing_bytes_and_files() {
     let dir = filled();
     let last = chunks(dir.path()).pop().unwrap();
     let len = fs::metadata(&last).unwrap().len();
-    OpenOptions::new().write(true).open(&last).unwrap().set_len(len - 3).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(&last)
+        .unwrap()
+        .set_len(len - 3)
+        .unwrap();
     assert!(refused(&dir).contains("had been synced"));
 
     for pick in [0usize, 2, usize::MAX] {
@@ -149,15 +177,24 @@ fn a_rotten_length_is_not_taken_for_a_torn_tail() {
     let last = chunks(dir.path()).pop().unwrap();
     let mut bytes = fs::read(&last).unwrap();
     // The length field of some record's payload: 100 = 0x64 before a run of equal bytes.
-    let at = bytes.windows(8).position(|w| w == [0, 0, 0, 100, 5, 5, 5, 5]).unwrap();
+    let at = bytes
+        .windows(8)
+        .position(|w| w == [0, 0, 0, 100, 5, 5, 5, 5])
+        .unwrap();
     bytes[at + 1] = 0x7f;
     fs::write(&last, bytes).unwrap();
-    assert!(matches!(WalJournal::open(dir.path()), Err(StartError::LogCorrupt { .. })));
+    assert!(matches!(
+        WalJournal::open(dir.path()),
+        Err(StartError::LogCorrupt { .. })
+    ));
 }
 
 #[test]
 fn a_second_opener_is_refused() {
     let dir = TempDir::new().unwrap();
     let _journal = WalJournal::open(dir.path()).unwrap();
-    assert!(matches!(WalJournal::open(dir.path()), Err(StartError::DataDir { .. })));
+    assert!(matches!(
+        WalJournal::open(dir.path()),
+        Err(StartError::DataDir { .. })
+    ));
 }

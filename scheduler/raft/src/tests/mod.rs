@@ -19,7 +19,10 @@ use crate::types::{Data, Entry, LogId};
 /// does not: what must not be ahead of the rest (the marker) is copied first, then the log, then snapshots.
 pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    let mut entries: Vec<_> = std::fs::read_dir(from)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
     entries.sort_by_key(|e| (e.file_name() != "synced", e.file_name()));
     for entry in entries {
         let target = to.join(entry.file_name());
@@ -38,17 +41,29 @@ pub fn copy_dir(from: &Path, to: &Path) {
 
 /// A put of a row of an API-like table.
 pub fn put(name: &str, bytes: &str) -> Command {
-    Command::put("configmaps", Key::new("default", name), Expect::Any, Bytes::copy_from_slice(bytes.as_bytes()), Vec::new())
+    Command::put(
+        "configmaps",
+        Key::new("default", name),
+        Expect::Any,
+        Bytes::copy_from_slice(bytes.as_bytes()),
+        Vec::new(),
+    )
 }
 
 /// An entry of term 1 by node 1.
 pub fn entry(index: u64, data: &[u8]) -> Entry {
-    Entry { log_id: id(1, index), payload: EntryPayload::Normal(Data(Bytes::copy_from_slice(data))) }
+    Entry {
+        log_id: id(1, index),
+        payload: EntryPayload::Normal(Data(Bytes::copy_from_slice(data))),
+    }
 }
 
 /// A position of node 1.
 pub fn id(term: u64, index: u64) -> LogId {
-    LogId { leader_id: openraft::impls::leader_id_adv::LeaderId { term, node_id: 1 }, index }
+    LogId {
+        leader_id: openraft::impls::leader_id_adv::LeaderId { term, node_id: 1 },
+        index,
+    }
 }
 
 /// Runs one journal write and waits until it is synced.
@@ -67,8 +82,11 @@ pub fn fill(journal: &WalJournal, from: u64, n: u64) {
 
 /// Chunk files in order.
 pub fn chunks(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut all: Vec<_> =
-        std::fs::read_dir(dir.join("log")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "wal")).collect();
+    let mut all: Vec<_> = std::fs::read_dir(dir.join("log"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "wal"))
+        .collect();
     all.sort();
     all
 }

@@ -25,7 +25,14 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
         let (snapshots, loaded) = Snapshots::open(&dir.path().join("snapshots")).unwrap();
         let gate = Arc::new(Gate::new(dir.path(), None));
         let fatal = Fatal::new(|line| panic!("{line}"));
-        let machine = Machine::new(loaded, Arc::new(snapshots), Arc::new(Published::default()), journal.clone(), gate, fatal);
+        let machine = Machine::new(
+            loaded,
+            Arc::new(snapshots),
+            Arc::new(Published::default()),
+            journal.clone(),
+            gate,
+            fatal,
+        );
         Ok((dir, LogStore::new(journal), machine))
     }
 }
