@@ -56,7 +56,7 @@ impl Knobs {
             members: one_of(&[1, 3, 3, 5]) as usize,
             nodes: one_of(&[1, 2, 3, 3, 4, 5]) as usize,
             node_cpu_millis: one_of(&[900, 4000, 4000, 8000]),
-            lease_ms: one_of(&[2_000, 4_000, 10_000]),
+            lease_ms: one_of(&[1_000, 2_000, 4_000, 10_000]),
             eviction_ms: one_of(&[0, 500, 1_000]) as i64,
             propose_ms_max: one_of(&[2, 5, 20]),
             follow_ms_max: one_of(&[3, 20, 200]),
@@ -69,9 +69,9 @@ impl Knobs {
             broken_watch: one_of(&[2, 10, 40]),
             lost_ack: one_of(&[0, 50, 300]),
             failed_pull: one_of(&[0, 20, 200]),
-            fault_ms_max: one_of(&[500, 1_000, 3_000]),
-            user_ms_max: one_of(&[200, 500, 1_500]),
-            between_requests_ms_max: one_of(&[5, 20, 60]),
+            fault_ms_max: one_of(&[500, 1_500, 4_000]),
+            user_ms_max: one_of(&[200, 1_000, 4_000]),
+            between_requests_ms_max: one_of(&[10, 50, 200]),
             late_proposal: one_of(&[0, 300, 1000]),
         }
     }

@@ -25,6 +25,8 @@ pub struct Report {
     pub misses: u64,
     /// Pods drained by the handshake.
     pub drains: u64,
+    /// Nodes that were given up.
+    pub lost_nodes: u64,
 }
 
 impl Report {
@@ -37,11 +39,11 @@ impl Report {
 
     /// Kinds of trouble that never came up: a run of many seeds without them proves less than it seems to.
     pub fn missing(&self) -> Vec<&'static str> {
-        let must = ["crashes", "lost replies", "relists", "leader moves", "rollouts", "requests", "drains"];
+        let must = ["crashes", "lost replies", "relists", "leader moves", "rollouts", "requests", "drains", "lost nodes"];
         self.fields().into_iter().filter(|(name, n)| *n == 0 && must.contains(name)).map(|(name, _)| name).collect()
     }
 
-    fn fields(&self) -> [(&'static str, u64); 10] {
+    fn fields(&self) -> [(&'static str, u64); 11] {
         [
             ("steps", self.steps),
             ("entries", self.entries),
@@ -53,10 +55,11 @@ impl Report {
             ("requests", self.requests),
             ("misses", self.misses),
             ("drains", self.drains),
+            ("lost nodes", self.lost_nodes),
         ]
     }
 
-    fn fields_mut(&mut self) -> [(&'static str, &mut u64); 10] {
+    fn fields_mut(&mut self) -> [(&'static str, &mut u64); 11] {
         [
             ("steps", &mut self.steps),
             ("entries", &mut self.entries),
@@ -68,6 +71,7 @@ impl Report {
             ("requests", &mut self.requests),
             ("misses", &mut self.misses),
             ("drains", &mut self.drains),
+            ("lost nodes", &mut self.lost_nodes),
         ]
     }
 }

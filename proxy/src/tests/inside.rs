@@ -113,7 +113,7 @@ async fn services_that_call_each_other_in_a_loop_are_stopped() {
         (seen.status, seen.json()["code"].as_str()),
         (508, Some("loop_detected"))
     );
-    let ids = ids.lock().unwrap();
+    let ids = ids.lock().unwrap().clone();
     assert_eq!(ids.len(), 1 + CALL_DEPTH_MAX as usize);
     assert!(
         ids.iter().all(|id| *id == ids[0]),

@@ -115,10 +115,15 @@ impl Agent {
             Input::Pulled { at, image } => self.on_run(at, |p, i, _| {
                 let c = &mut p.containers[i];
                 if matches!(c.stage, Stage::Pulling) {
-                    let text = format!(
-                        "Container image \"{}\" is on the node ({})",
-                        c.spec.image, image.digest
-                    );
+                    let name = &c.spec.image;
+                    let text = if name.ends_with(&image.digest) {
+                        format!("Container image \"{name}\" is on the node")
+                    } else {
+                        format!(
+                            "Container image \"{name}\" is on the node as {}",
+                            image.digest
+                        )
+                    };
                     out.event(
                         p.spec.who(),
                         &c.spec.name,

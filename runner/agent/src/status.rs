@@ -20,14 +20,27 @@ use crate::spec::{RestartPolicy, condition, each};
 /// Condition types this node writes.
 const OWN: [&str; 3] = ["Initialized", "ContainersReady", "Ready"];
 
+/// A write that has not been answered.
+#[derive(Clone, Debug)]
+struct Write {
+    seq: u64,
+    /// Revision it was made from.
+    revision: u64,
+    /// Our part of it.
+    own: Value,
+    /// All of it.
+    full: Value,
+    sent: Timestamp,
+}
+
 /// The writer of one pod's status.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     seq: u64,
     /// What was last written, without conditions of others.
     written: Option<Value>,
-    /// The write under way: its number, what it writes, when it was sent.
-    under_way: Option<(u64, Value, Value, Timestamp)>,
+    /// The write under way.
+    under_way: Option<Write>,
     /// No write before this time, unless the pod has moved past the revision.
     hold: Option<(Timestamp, u64)>,
     /// The pod is not there (any more); nothing is written.
@@ -56,8 +69,8 @@ impl Pod {
             return;
         }
         let own = self.render(now);
-        if let Some((_, _, _, sent)) = &self.report.under_way {
-            let retry_at = after(*sent, WRITE_RETRY_MS);
+        if let Some(write) = &self.report.under_way {
+            let retry_at = after(write.sent, WRITE_RETRY_MS);
             if now < retry_at {
                 self.wake_at(Some(retry_at));
                 return;
@@ -85,13 +98,19 @@ impl Pod {
             seq: self.report.seq,
             status: status.clone(),
         });
-        self.report.under_way = Some((self.report.seq, own, status, now));
+        self.report.under_way = Some(Write {
+            seq: self.report.seq,
+            revision: self.spec.revision,
+            own,
+            full: status,
+            sent: now,
+        });
         self.wake_at(Some(after(now, WRITE_RETRY_MS)));
     }
 
     /// A write took effect: the pod here becomes what it is there.
     pub(crate) fn status_written(&mut self, seq: u64, revision: u64) {
-        let Some((_, own, full, _)) = self.report.under_way.take_if(|(s, ..)| *s == seq) else {
+        let Some(Write { own, full, .. }) = self.report.under_way.take_if(|w| w.seq == seq) else {
             return;
         };
         self.report.written = Some(own);
@@ -115,14 +134,15 @@ impl Pod {
 
     /// A write did not take effect.
     pub(crate) fn status_failed(&mut self, seq: u64, why: StatusFailure, now: Timestamp) {
-        if self.report.under_way.take_if(|(s, ..)| *s == seq).is_none() {
+        let Some(write) = self.report.under_way.take_if(|w| w.seq == seq) else {
             return;
-        }
+        };
         match why {
             StatusFailure::Gone => self.report.frozen = true,
-            // A newer revision from the watch ends the wait after a conflict; after other errors only time does.
+            // A newer revision from the watch ends the wait after a conflict, and may have come before the answer;
+            // after other errors only time does.
             StatusFailure::Conflict => {
-                self.report.hold = Some((after(now, WRITE_RETRY_MS), self.spec.revision))
+                self.report.hold = Some((after(now, WRITE_RETRY_MS), write.revision))
             }
             StatusFailure::Retry => self.report.hold = Some((after(now, WRITE_RETRY_MS), u64::MAX)),
         }

@@ -45,9 +45,4 @@ impl Api {
         let name = object["metadata"]["name"].as_str().unwrap();
         self.call("PATCH", &format!("{collection}/{name}?fieldManager=e2e&force=true"), "application/apply-patch+yaml", object.to_string().into_bytes())
     }
-
-    /// DELETE.
-    pub fn delete(&self, path: &str) -> Result<Value, kube::Error> {
-        self.call("DELETE", path, "application/json", b"{}".to_vec())
-    }
 }

@@ -6,4 +6,4 @@ pub mod kube;
 pub mod program;
 
 pub use cluster::Cluster;
-pub use program::{Output, client, coracle};
+pub use program::client;

@@ -42,6 +42,10 @@ impl World {
         let pods = changes(before, after, "pods");
         let deployments = changes(before, after, "deployments.apps");
         let sets = changes(before, after, "replicasets.apps");
+        let unknown = |n: &coracle_state::Obj| n.value()["spec"]["taints"].as_array().is_some_and(|t| t.iter().any(|t| t["effect"] == "NoExecute"));
+        for node in changes(before, after, "nodes") {
+            self.report.lost_nodes += u64::from(unknown(&node.obj) && !node.before.as_ref().is_some_and(|b| unknown(b)));
+        }
         if !pods.is_empty() {
             self.check_bindings(after, &pods);
             self.check_drained(who, &pods);

@@ -117,13 +117,13 @@ impl World {
                 let ready = pods.iter().filter(|p| ready(p)).count() as i64;
                 all += pods.len() as i64;
                 good += ready;
-                told += size;
+                told += size.max(pods.len() as i64);
                 kept += ready.min(size);
             }
             let seen = self.checks.rollouts.entry(d.attrs.uid.clone()).or_default();
             let held = *seen;
             seen.below |= kept >= replicas;
-            seen.above |= all.max(told) <= replicas + surge;
+            seen.above |= told <= replicas + surge;
             if held.below && good < replicas - unavailable {
                 let text = format!("deployment {} has {good} ready pods of {replicas}, at most {unavailable} may be missing", d.key);
                 self.violated("a rollout keeps enough replicas ready", text);

@@ -357,3 +357,23 @@ fn results_of_an_earlier_run_are_not_believed() {
     });
     assert_eq!(s.asked(), [""; 0]);
 }
+
+#[test]
+fn a_newer_pod_that_overtakes_the_conflict_is_written_to_at_once() {
+    let mut s = Story::new().hold("link");
+    s.pod("a", web());
+    // The write is on its way when somebody else's change arrives by the watch; its refusal comes last.
+    s.hold.insert("status");
+    s.tell(Input::Linked {
+        at: s.at("a", "web", 0),
+    });
+    s.edit("a", |p| p["metadata"]["labels"]["x"] = json!("y"));
+    s.hold.clear();
+    let seq = s.writes as u64;
+    s.tell(Input::StatusFailed {
+        uid: "u-a".into(),
+        seq,
+        why: StatusFailure::Conflict,
+    });
+    assert_eq!(s.condition("a", "Ready"), "True");
+}

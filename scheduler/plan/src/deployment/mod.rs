@@ -139,6 +139,12 @@ impl Rollout {
         self.sets().map(Set::size).sum()
     }
 
+    /// Replicas there are or may come at any moment. A ReplicaSet that was told to shrink counts with the pods it still
+    /// has: a refused delete is tried again later, and must not be overtaken by a create.
+    pub fn held(&self) -> i64 {
+        self.sets().map(|s| s.size().max(s.counts.replicas)).sum()
+    }
+
     /// Available replicas that will stay.
     pub fn available(&self) -> i64 {
         self.sets().map(Set::available).sum()
@@ -208,18 +214,26 @@ fn waiting(plan: &mut Plan, rollout: &Rollout) {
 }
 
 /// Writes the ReplicaSets that have changed. Returns whether any has.
+///
+/// The sizes belong together, and to the Deployment they were judged by: if the user has changed that meanwhile, or
+/// one ReplicaSet, none of them is written.
 fn write_sets(plan: &mut Plan, rollout: &Rollout) -> bool {
     let Some(kind) = kinds::by_table(TABLE) else { return false };
-    let mut changed = false;
+    let changed = rollout.sets().any(|s| coracle_api::canonical::encode(&s.value) != s.obj.bytes);
+    if changed {
+        plan.group(|plan| {
+            plan.require(TABLE, &rollout.obj);
+            for set in rollout.sets() {
+                plan.update(RS, &set.obj, set.value.clone(), "rollout");
+            }
+        });
+    }
     for set in rollout.sets() {
         let before = set.obj.value()["spec"]["replicas"].as_i64().unwrap_or(1);
-        if plan.update(RS, &set.obj, set.value.clone(), "rollout") {
-            changed = true;
-            let (after, name) = (set.size(), &set.obj.key.name);
-            if after != before {
-                let way = if after > before { "up" } else { "down" };
-                plan.event(kind, &rollout.value, true, "ScalingReplicaSet", &format!("Scaled {way} replica set {name} from {before} to {after}"));
-            }
+        let (after, name) = (set.size(), &set.obj.key.name);
+        if after != before {
+            let way = if after > before { "up" } else { "down" };
+            plan.event(kind, &rollout.value, true, "ScalingReplicaSet", &format!("Scaled {way} replica set {name} from {before} to {after}"));
         }
     }
     changed

@@ -29,10 +29,7 @@ fn resolve(value: &Value, replicas: i64, up: bool) -> i64 {
 /// How large the new ReplicaSet may be now: there are at most `replicas + maxSurge` pods in all.
 pub(super) fn new_size(rollout: &Rollout) -> i64 {
     let size = rollout.new.as_ref().map_or(0, |n| n.size());
-    // A ReplicaSet that was told to shrink counts with the pods it still has: a refused delete is tried again later,
-    // and must not be overtaken by a create.
-    let held: i64 = rollout.sets().map(|s| s.size().max(s.counts.replicas)).sum();
-    let room = rollout.replicas + rollout.max_surge - held;
+    let room = rollout.replicas + rollout.max_surge - rollout.held();
     size + room.max(0).min((rollout.replicas - size).max(0))
 }
 

@@ -52,7 +52,10 @@ pub(super) fn apply(rollout: &mut Rollout) {
 fn proportionally(rollout: &mut Rollout) {
     let (replicas, surge) = (rollout.replicas, rollout.max_surge);
     let allowed = if replicas > 0 { replicas + surge } else { 0 };
-    let more = allowed - rollout.total();
+    let more = match (allowed - rollout.held(), allowed - rollout.total()) {
+        (room, _) if room > 0 => room,
+        (_, excess) => excess.min(0),
+    };
     let available = rollout.available();
     let floor = available.min(replicas - rollout.max_unavailable);
     let mut sets: Vec<&mut Set> = rollout.sets_mut().filter(|s| s.size() > 0).collect();
