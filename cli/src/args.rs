@@ -6,7 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Coracle runs WebAssembly components as Kubernetes runs containers: one binary is a whole cluster.
 #[derive(Parser)]
-#[command(name = "coracle", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "coracle",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -27,7 +27,12 @@ pub struct CliError {
 impl CliError {
     /// An error without a fix.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), fix: None, exit: EXIT_FAILED }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            fix: None,
+            exit: EXIT_FAILED,
+        }
     }
 
     /// Adds the fix.
@@ -57,7 +62,9 @@ impl miette::Diagnostic for CliError {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.fix.as_ref().map(|f| Box::new(f) as Box<dyn fmt::Display>)
+        self.fix
+            .as_ref()
+            .map(|f| Box::new(f) as Box<dyn fmt::Display>)
     }
 }
 
@@ -70,5 +77,6 @@ pub fn file(path: &std::path::Path, e: &std::io::Error) -> CliError {
         std::io::ErrorKind::NotFound => "there is no such file".to_string(),
         _ => e.to_string(),
     };
-    CliError::new("E_FILE", format!("{}: {what}", path.display())).fix("check the path and its permissions")
+    CliError::new("E_FILE", format!("{}: {what}", path.display()))
+        .fix("check the path and its permissions")
 }

@@ -28,10 +28,20 @@ fn list_path(kind: &Kind, client: &Client, args: &GetArgs) -> String {
 
 /// Every page of a list, as one list.
 async fn pages(client: &Client, path: &str, table: bool) -> Result<Value> {
-    let fetch = async |p: String| if table { client.get_table(&p).await } else { client.get(&p).await };
+    let fetch = async |p: String| {
+        if table {
+            client.get_table(&p).await
+        } else {
+            client.get(&p).await
+        }
+    };
     let mut all = fetch(path.to_string()).await?;
     let field = if table { "rows" } else { "items" };
-    while let Some(token) = all["metadata"]["continue"].as_str().filter(|t| !t.is_empty()).map(str::to_string) {
+    while let Some(token) = all["metadata"]["continue"]
+        .as_str()
+        .filter(|t| !t.is_empty())
+        .map(str::to_string)
+    {
         let mut page = fetch(format!("{path}&continue={}", query(&token))).await?;
         if let (Some(to), Some(from)) = (all[field].as_array_mut(), page[field].as_array_mut()) {
             to.append(from);
@@ -43,7 +53,11 @@ async fn pages(client: &Client, path: &str, table: bool) -> Result<Value> {
 
 /// `coracle get`.
 pub async fn get(args: GetArgs) -> Result<()> {
-    let client = Client::find(args.target.kubeconfig.as_deref(), args.target.namespace.as_deref()).await?;
+    let client = Client::find(
+        args.target.kubeconfig.as_deref(),
+        args.target.namespace.as_deref(),
+    )
+    .await?;
     let what = objects::named(&args.what)?;
     if args.watch {
         let [one] = what.as_slice() else {
@@ -51,7 +65,12 @@ pub async fn get(args: GetArgs) -> Result<()> {
         };
         return watch(&client, &args, one).await;
     }
-    let several = what.iter().map(|n| n.kind.table).collect::<std::collections::BTreeSet<_>>().len() > 1;
+    let several = what
+        .iter()
+        .map(|n| n.kind.table)
+        .collect::<std::collections::BTreeSet<_>>()
+        .len()
+        > 1;
     let machine = args.output.filter(|o| *o != Output::Wide);
     let mut items: Vec<Value> = Vec::new();
     let (mut printed, mut last_kind) = (false, "");
@@ -61,7 +80,11 @@ pub async fn get(args: GetArgs) -> Result<()> {
             None => list_path(n.kind, &client, &args),
         };
         if machine.is_some() {
-            let mut v = if n.name.is_some() { client.get(&path).await? } else { pages(&client, &path, false).await? };
+            let mut v = if n.name.is_some() {
+                client.get(&path).await?
+            } else {
+                pages(&client, &path, false).await?
+            };
             if n.name.is_some() {
                 items.push(v);
             } else if let Some(list) = v["items"].as_array_mut() {
@@ -74,7 +97,11 @@ pub async fn get(args: GetArgs) -> Result<()> {
             }
             continue;
         }
-        let t = if n.name.is_some() { client.get_table(&path).await? } else { pages(&client, &path, true).await? };
+        let t = if n.name.is_some() {
+            client.get_table(&path).await?
+        } else {
+            pages(&client, &path, true).await?
+        };
         if t["rows"].as_array().is_none_or(Vec::is_empty) {
             continue;
         }
@@ -84,16 +111,30 @@ pub async fn get(args: GetArgs) -> Result<()> {
         }
         let prefix = several.then(|| objects::word(n.kind, ""));
         let prefix = prefix.as_deref().map(|p| p.trim_end_matches('/'));
-        print::out(&print::table(&t, args.output == Some(Output::Wide), args.all_namespaces && n.kind.namespaced(), header, prefix));
+        print::out(&print::table(
+            &t,
+            args.output == Some(Output::Wide),
+            args.all_namespaces && n.kind.namespaced(),
+            header,
+            prefix,
+        ));
         printed = true;
         last_kind = n.kind.table;
     }
     if let Some(form) = machine {
         let single = what.len() == 1 && what[0].name.is_some();
-        let value = if single { items.remove(0) } else { json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items}) };
+        let value = if single {
+            items.remove(0)
+        } else {
+            json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
+        };
         print::object(&value, form);
     } else if !printed {
-        let scope = if args.all_namespaces || what.iter().all(|n| !n.kind.namespaced()) { String::new() } else { format!(" in {} namespace", client.namespace) };
+        let scope = if args.all_namespaces || what.iter().all(|n| !n.kind.namespaced()) {
+            String::new()
+        } else {
+            format!(" in {} namespace", client.namespace)
+        };
         eprintln!("No resources found{scope}.");
     }
     Ok(())
@@ -102,37 +143,75 @@ pub async fn get(args: GetArgs) -> Result<()> {
 async fn watch(client: &Client, args: &GetArgs, one: &Named) -> Result<()> {
     let mut path = list_path(one.kind, client, args);
     if let Some(name) = &one.name {
-        path.push_str(&format!("&fieldSelector={}", query(&format!("metadata.name={name}"))));
+        path.push_str(&format!(
+            "&fieldSelector={}",
+            query(&format!("metadata.name={name}"))
+        ));
     }
     let machine = args.output.filter(|o| *o != Output::Wide);
     let namespaces = args.all_namespaces && one.kind.namespaced();
     let first = client.get_table(&path).await?;
     if machine.is_none() {
-        print::out(&print::table(&first, args.output == Some(Output::Wide), namespaces, true, None));
+        print::out(&print::table(
+            &first,
+            args.output == Some(Output::Wide),
+            namespaces,
+            true,
+            None,
+        ));
     }
-    let accept = if machine.is_some() { "application/json" } else { "application/json;as=Table;v=v1;g=meta.k8s.io,application/json" };
+    let accept = if machine.is_some() {
+        "application/json"
+    } else {
+        "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+    };
     let columns = first["columnDefinitions"].clone();
-    let mut from = first["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_string();
+    let mut from = first["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap_or("0")
+        .to_string();
     loop {
-        let response = client.stream(&format!("{path}&watch=true&resourceVersion={from}"), accept).await?;
+        let response = client
+            .stream(&format!("{path}&watch=true&resourceVersion={from}"), accept)
+            .await?;
         let mut lines = lines(response);
         while let Some(line) = lines.next().await {
-            let event: Value = serde_json::from_slice(&line?).map_err(|e| CliError::new("E_ANSWER", e.to_string()))?;
+            let event: Value = serde_json::from_slice(&line?)
+                .map_err(|e| CliError::new("E_ANSWER", e.to_string()))?;
             if event["type"] == "ERROR" {
-                return Err(CliError::new("E_WATCH", event["object"]["message"].as_str().unwrap_or("the watch ended").to_string()));
+                return Err(CliError::new(
+                    "E_WATCH",
+                    event["object"]["message"]
+                        .as_str()
+                        .unwrap_or("the watch ended")
+                        .to_string(),
+                ));
             }
             let mut object = event["object"].clone();
-            let inner = if object["kind"] == "Table" { &object["rows"][0]["object"] } else { &object };
+            let inner = if object["kind"] == "Table" {
+                &object["rows"][0]["object"]
+            } else {
+                &object
+            };
             if let Some(rv) = inner["metadata"]["resourceVersion"].as_str() {
                 from = rv.to_string();
             }
             match machine {
                 Some(form) => print::object(&object, form),
                 None => {
-                    if object["columnDefinitions"].as_array().is_none_or(Vec::is_empty) {
+                    if object["columnDefinitions"]
+                        .as_array()
+                        .is_none_or(Vec::is_empty)
+                    {
                         object["columnDefinitions"] = columns.clone();
                     }
-                    print::out(&print::table(&object, args.output == Some(Output::Wide), namespaces, false, None));
+                    print::out(&print::table(
+                        &object,
+                        args.output == Some(Output::Wide),
+                        namespaces,
+                        false,
+                        None,
+                    ));
                 }
             }
         }
@@ -140,29 +219,44 @@ async fn watch(client: &Client, args: &GetArgs, one: &Named) -> Result<()> {
 }
 
 /// Lines of a streamed body.
-pub fn lines(response: http::Response<kube::client::Body>) -> impl futures_util::Stream<Item = Result<Vec<u8>>> + Unpin {
-    let broken = |e: &dyn std::fmt::Display| CliError::new("E_UNREACHABLE", format!("the connection broke: {e}"));
-    let stream = response.into_body().into_data_stream().map_err(|e| std::io::Error::other(e.to_string()));
+pub fn lines(
+    response: http::Response<kube::client::Body>,
+) -> impl futures_util::Stream<Item = Result<Vec<u8>>> + Unpin {
+    let broken = |e: &dyn std::fmt::Display| {
+        CliError::new("E_UNREACHABLE", format!("the connection broke: {e}"))
+    };
+    let stream = response
+        .into_body()
+        .into_data_stream()
+        .map_err(|e| std::io::Error::other(e.to_string()));
     let reader = tokio_util::io::StreamReader::new(stream);
-    Box::pin(futures_util::stream::unfold(tokio::io::BufReader::new(reader), move |mut r| async move {
-        let mut line = Vec::new();
-        match tokio::io::AsyncBufReadExt::read_until(&mut r, b'\n', &mut line).await {
-            Ok(0) => None,
-            Ok(_) => Some((Ok(line), r)),
-            Err(e) => Some((Err(broken(&e)), r)),
-        }
-    }))
+    Box::pin(futures_util::stream::unfold(
+        tokio::io::BufReader::new(reader),
+        move |mut r| async move {
+            let mut line = Vec::new();
+            match tokio::io::AsyncBufReadExt::read_until(&mut r, b'\n', &mut line).await {
+                Ok(0) => None,
+                Ok(_) => Some((Ok(line), r)),
+                Err(e) => Some((Err(broken(&e)), r)),
+            }
+        },
+    ))
 }
 
 /// `coracle apply`.
 pub async fn apply(args: ApplyArgs) -> Result<()> {
-    let client = Client::find(args.target.kubeconfig.as_deref(), args.target.namespace.as_deref()).await?;
+    let client = Client::find(
+        args.target.kubeconfig.as_deref(),
+        args.target.namespace.as_deref(),
+    )
+    .await?;
     let all = objects::from_files(&args.filename)?;
     for object in &all {
         objects::kind_of(object)?;
     }
     for object in &all {
-        let (done, after) = objects::apply(&client, object, args.dry_run, args.force_conflicts).await?;
+        let (done, after) =
+            objects::apply(&client, object, args.dry_run, args.force_conflicts).await?;
         match args.output {
             Some(form) => print::object(&after, form),
             None => {
@@ -172,7 +266,10 @@ pub async fn apply(args: ApplyArgs) -> Result<()> {
                     Done::Configured => "configured",
                     Done::Unchanged => "unchanged",
                 };
-                print::out(&format!("{word} {what}{}\n", if args.dry_run { " (dry run)" } else { "" }));
+                print::out(&format!(
+                    "{word} {what}{}\n",
+                    if args.dry_run { " (dry run)" } else { "" }
+                ));
             }
         }
     }
@@ -181,24 +278,49 @@ pub async fn apply(args: ApplyArgs) -> Result<()> {
 
 /// `coracle delete`.
 pub async fn delete(args: DeleteArgs) -> Result<()> {
-    let client = Client::find(args.target.kubeconfig.as_deref(), args.target.namespace.as_deref()).await?;
+    let client = Client::find(
+        args.target.kubeconfig.as_deref(),
+        args.target.namespace.as_deref(),
+    )
+    .await?;
     let mut what: Vec<(&'static Kind, String, String)> = Vec::new();
     if args.filename.is_empty() {
         for n in objects::named(&args.what)? {
-            let name = n.name.ok_or_else(|| CliError::new("E_USAGE", "name the objects to delete").fix("KIND NAME or KIND/NAME"))?;
+            let name = n.name.ok_or_else(|| {
+                CliError::new("E_USAGE", "name the objects to delete").fix("KIND NAME or KIND/NAME")
+            })?;
             what.push((n.kind, client.namespace.clone(), name));
         }
     } else {
         for object in objects::from_files(&args.filename)? {
-            let ns = if meta::namespace(&object).is_empty() { client.namespace.clone() } else { meta::namespace(&object).to_string() };
-            what.push((objects::kind_of(&object)?, ns, meta::name(&object).to_string()));
+            let ns = if meta::namespace(&object).is_empty() {
+                client.namespace.clone()
+            } else {
+                meta::namespace(&object).to_string()
+            };
+            what.push((
+                objects::kind_of(&object)?,
+                ns,
+                meta::name(&object).to_string(),
+            ));
         }
     }
     let mut waiting = Vec::new();
     for (kind, ns, name) in what {
         let path = client::path(kind, Some(&ns), Some(&name));
-        let uid = client.find_object(&path).await?.map(|o| meta::uid(&o).to_string());
-        match client.call(Method::DELETE, &path, "application/json", br#"{"propagationPolicy":"Background"}"#.to_vec()).await {
+        let uid = client
+            .find_object(&path)
+            .await?
+            .map(|o| meta::uid(&o).to_string());
+        match client
+            .call(
+                Method::DELETE,
+                &path,
+                "application/json",
+                br#"{"propagationPolicy":"Background"}"#.to_vec(),
+            )
+            .await
+        {
             Ok(_) => print::out(&format!("{} deleted\n", objects::word(kind, &name))),
             Err(e) if e.code == "NotFound" && args.ignore_not_found => {}
             Err(e) => return Err(e),
@@ -223,8 +345,15 @@ pub async fn gone(client: &Client, path: &str, uid: Option<&str>, limit: Duratio
             Some(o) if uid.is_some_and(|u| u != meta::uid(&o)) => return Ok(()),
             Some(o) if Instant::now() > until => {
                 let why = meta::finalizers(&o);
-                let why = if why.is_empty() { "it is still being stopped".into() } else { format!("finalizers hold it: {}", why.join(", ")) };
-                return Err(CliError::new("E_TIMEOUT", format!("{path} is still there: {why}")).exit(EXIT_TIMEOUT));
+                let why = if why.is_empty() {
+                    "it is still being stopped".into()
+                } else {
+                    format!("finalizers hold it: {}", why.join(", "))
+                };
+                return Err(
+                    CliError::new("E_TIMEOUT", format!("{path} is still there: {why}"))
+                        .exit(EXIT_TIMEOUT),
+                );
             }
             Some(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
@@ -233,31 +362,66 @@ pub async fn gone(client: &Client, path: &str, uid: Option<&str>, limit: Duratio
 
 /// `coracle scale`.
 pub async fn scale(args: ScaleArgs) -> Result<()> {
-    let client = Client::find(args.target.kubeconfig.as_deref(), args.target.namespace.as_deref()).await?;
+    let client = Client::find(
+        args.target.kubeconfig.as_deref(),
+        args.target.namespace.as_deref(),
+    )
+    .await?;
     let what: Vec<(&'static Kind, String, String)> = if args.filename.is_empty() {
         objects::named(&args.what)?
             .into_iter()
-            .map(|n| Ok((n.kind, client.namespace.clone(), n.name.ok_or_else(|| CliError::new("E_USAGE", "name what to scale").fix("deployment/NAME"))?)))
+            .map(|n| {
+                Ok((
+                    n.kind,
+                    client.namespace.clone(),
+                    n.name.ok_or_else(|| {
+                        CliError::new("E_USAGE", "name what to scale").fix("deployment/NAME")
+                    })?,
+                ))
+            })
             .collect::<Result<_>>()?
     } else {
-        let scalable = |o: &Value| objects::kind_of(o).is_ok_and(|k| k.subresource("scale").is_some());
+        let scalable =
+            |o: &Value| objects::kind_of(o).is_ok_and(|k| k.subresource("scale").is_some());
         let all = objects::from_files(&args.filename)?;
         all.iter()
             .filter(|o| scalable(o))
             .map(|o| {
-                let ns = if meta::namespace(o).is_empty() { client.namespace.clone() } else { meta::namespace(o).to_string() };
+                let ns = if meta::namespace(o).is_empty() {
+                    client.namespace.clone()
+                } else {
+                    meta::namespace(o).to_string()
+                };
                 Ok((objects::kind_of(o)?, ns, meta::name(o).to_string()))
             })
             .collect::<Result<_>>()?
     };
     for (kind, ns, name) in what {
         if kind.subresource("scale").is_none() {
-            let can: Vec<&str> = kinds::KINDS.iter().filter(|k| k.subresource("scale").is_some()).map(|k| k.plural).collect();
-            return Err(CliError::new("E_NOT_SCALABLE", format!("{} have no replicas", kind.plural)).fix(format!("one of: {}", can.join(", "))));
+            let can: Vec<&str> = kinds::KINDS
+                .iter()
+                .filter(|k| k.subresource("scale").is_some())
+                .map(|k| k.plural)
+                .collect();
+            return Err(CliError::new(
+                "E_NOT_SCALABLE",
+                format!("{} have no replicas", kind.plural),
+            )
+            .fix(format!("one of: {}", can.join(", "))));
         }
-        let path = format!("{}/scale?fieldManager=coracle", client::path(kind, Some(&ns), Some(&name)));
+        let path = format!(
+            "{}/scale?fieldManager=coracle",
+            client::path(kind, Some(&ns), Some(&name))
+        );
         let patch = json!({"spec": {"replicas": args.replicas}});
-        client.call(Method::PATCH, &path, "application/merge-patch+json", patch.to_string().into_bytes()).await?;
+        client
+            .call(
+                Method::PATCH,
+                &path,
+                "application/merge-patch+json",
+                patch.to_string().into_bytes(),
+            )
+            .await?;
         print::out(&format!("{} scaled\n", objects::word(kind, &name)));
     }
     Ok(())

@@ -29,9 +29,16 @@ pub async fn version(args: VersionArgs) -> Result<()> {
             print::object(&v, form);
         }
         _ => {
-            print::out(&format!("coracle {} (Kubernetes API v1.{})\n", env!("CARGO_PKG_VERSION"), coracle_api::KUBERNETES_MINOR));
+            print::out(&format!(
+                "coracle {} (Kubernetes API v1.{})\n",
+                env!("CARGO_PKG_VERSION"),
+                coracle_api::KUBERNETES_MINOR
+            ));
             if let Some(s) = server {
-                print::out(&format!("server  {}\n", s["gitVersion"].as_str().unwrap_or("unknown")));
+                print::out(&format!(
+                    "server  {}\n",
+                    s["gitVersion"].as_str().unwrap_or("unknown")
+                ));
             }
         }
     }
@@ -42,15 +49,27 @@ pub async fn version(args: VersionArgs) -> Result<()> {
 pub async fn token(args: TokenArgs) -> Result<()> {
     let client = Client::find(args.target.kubeconfig.as_deref(), None).await?;
     let body = json!({"role": "runner", "ttl_seconds": seconds(&args.ttl)?});
-    let answer = client.call(Method::POST, "/coracle/v1/tokens", "application/json", body.to_string().into_bytes()).await?;
-    let token = answer["token"].as_str().ok_or_else(|| CliError::new("E_ANSWER", "the server sent no token"))?;
+    let answer = client
+        .call(
+            Method::POST,
+            "/coracle/v1/tokens",
+            "application/json",
+            body.to_string().into_bytes(),
+        )
+        .await?;
+    let token = answer["token"]
+        .as_str()
+        .ok_or_else(|| CliError::new("E_ANSWER", "the server sent no token"))?;
     print::out(&format!("{token}\n"));
     Ok(())
 }
 
 /// `90`, `90s`, `30m`, `24h`, `7d` in seconds.
 pub fn seconds(text: &str) -> Result<u64> {
-    let bad = || CliError::new("E_TTL", format!("{text:?} is no duration")).fix("write seconds, or a number with s, m, h or d");
+    let bad = || {
+        CliError::new("E_TTL", format!("{text:?} is no duration"))
+            .fix("write seconds, or a number with s, m, h or d")
+    };
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(i) => text.split_at(i),
         None => (text, "s"),

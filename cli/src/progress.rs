@@ -22,7 +22,10 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar, last: std::sync::Mutex::new(String::new()) }
+        Self {
+            bar,
+            last: std::sync::Mutex::new(String::new()),
+        }
     }
 
     /// Says what is being done now; the same words twice are shown once.
@@ -30,7 +33,10 @@ impl Progress {
         match &self.bar {
             Some(bar) => bar.set_message(text.to_string()),
             None => {
-                let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut last = self
+                    .last
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 if *last != text {
                     eprintln!("{text}");
                     *last = text.to_string();

@@ -15,12 +15,18 @@ use crate::runjson::{RunFile, RunInfo};
 
 /// Starts logging to standard error.
 pub fn log(filter: Option<&str>) -> Result<()> {
-    let text = filter.map(str::to_string).or_else(|| std::env::var("CORACLE_LOG").ok()).unwrap_or_else(|| "warn".into());
-    let filter = tracing_subscriber::EnvFilter::try_new(&text)
-        .map_err(|e| CliError::new("E_LOG_FILTER", format!("--log {text:?}: {e}")).fix("write a level (warn, info, debug) or TARGET=LEVEL"))?;
+    let text = filter
+        .map(str::to_string)
+        .or_else(|| std::env::var("CORACLE_LOG").ok())
+        .unwrap_or_else(|| "warn".into());
+    let filter = tracing_subscriber::EnvFilter::try_new(&text).map_err(|e| {
+        CliError::new("E_LOG_FILTER", format!("--log {text:?}: {e}"))
+            .fix("write a level (warn, info, debug) or TARGET=LEVEL")
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init()
         .map_err(|e| CliError::new("E_LOG", e.to_string()))
 }
@@ -29,7 +35,9 @@ pub fn log(filter: Option<&str>) -> Result<()> {
 pub fn coded(e: &dyn std::fmt::Display) -> CliError {
     let text = e.to_string();
     match text.split_once(": ") {
-        Some((code, rest)) if code.starts_with("E_") && !code.contains(' ') => CliError::new(code, rest),
+        Some((code, rest)) if code.starts_with("E_") && !code.contains(' ') => {
+            CliError::new(code, rest)
+        }
         _ => CliError::new("E_START", text),
     }
 }
@@ -43,12 +51,15 @@ pub async fn start_scheduler(s: &Settings) -> Result<Scheduler> {
         insecure_registry: s.insecure_registry,
         ..SchedulerConfig::new(&s.data_dir)
     };
-    coracle_scheduler::start(config).await.map_err(|e| coded(&e))
+    coracle_scheduler::start(config)
+        .await
+        .map_err(|e| coded(&e))
 }
 
 /// This very program as the engine's compiler.
 pub fn compiler() -> Result<(PathBuf, Vec<String>)> {
-    let program = std::env::current_exe().map_err(|e| CliError::new("E_EXE", format!("cannot find this program's own file: {e}")))?;
+    let program = std::env::current_exe()
+        .map_err(|e| CliError::new("E_EXE", format!("cannot find this program's own file: {e}")))?;
     Ok((program, vec!["compile-child".into()]))
 }
 
@@ -57,7 +68,11 @@ pub fn kept(asked: std::net::SocketAddr, kept: Option<u16>) -> std::net::SocketA
     match kept {
         Some(port) if asked.port() == 0 => {
             let before = std::net::SocketAddr::new(asked.ip(), port);
-            if std::net::TcpListener::bind(before).is_ok() { before } else { asked }
+            if std::net::TcpListener::bind(before).is_ok() {
+                before
+            } else {
+                asked
+            }
         }
         _ => asked,
     }
@@ -70,15 +85,24 @@ pub fn free(addr: std::net::SocketAddr, flag: &str) -> Result<()> {
     }
     match std::net::TcpListener::bind(addr) {
         Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(CliError::new("E_PORT_IN_USE", format!("{addr} is in use by another process"))
-            .fix(format!("stop it, or name another address with {flag} (port 0 takes a free one)"))),
-        Err(e) => Err(CliError::new("E_LISTEN", format!("cannot listen on {addr}: {e}")).fix(format!("name another address with {flag}"))),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(CliError::new(
+            "E_PORT_IN_USE",
+            format!("{addr} is in use by another process"),
+        )
+        .fix(format!(
+            "stop it, or name another address with {flag} (port 0 takes a free one)"
+        ))),
+        Err(e) => Err(
+            CliError::new("E_LISTEN", format!("cannot listen on {addr}: {e}"))
+                .fix(format!("name another address with {flag}")),
+        ),
     }
 }
 
 /// Resolves at SIGINT or SIGTERM; a second one ends the process at once.
 pub async fn stop_signal() -> Result<()> {
-    let failed = |e: std::io::Error| CliError::new("E_SIGNAL", format!("cannot wait for signals: {e}"));
+    let failed =
+        |e: std::io::Error| CliError::new("E_SIGNAL", format!("cannot wait for signals: {e}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
@@ -91,7 +115,12 @@ pub async fn stop_signal() -> Result<()> {
 
 /// `coracle scheduler`.
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
-    let s = config::resolve(&args.node, &args.scheduler, &Default::default(), "./.coracle-scheduler")?;
+    let s = config::resolve(
+        &args.node,
+        &args.scheduler,
+        &Default::default(),
+        "./.coracle-scheduler",
+    )?;
     log(s.log.as_deref())?;
     RunFile::clear(&s.data_dir);
     let scheduler = start_scheduler(&s).await?;
@@ -119,7 +148,12 @@ pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
 
 /// `coracle runner`.
 pub async fn runner(args: RunnerArgs) -> Result<()> {
-    let mut s = config::resolve(&args.node, &Default::default(), &args.runner, "./.coracle-runner")?;
+    let mut s = config::resolve(
+        &args.node,
+        &Default::default(),
+        &args.runner,
+        "./.coracle-runner",
+    )?;
     s.join = args.join.clone().or(s.join);
     s.token = args.token.clone().or(s.token);
     log(s.log.as_deref())?;
@@ -144,11 +178,22 @@ pub async fn runner(args: RunnerArgs) -> Result<()> {
         settings: Default::default(),
     };
     let runner = coracle_runner::start(config).await.map_err(|e| coded(&e))?;
-    data.keep_port("runner", runner.runner_addr().port()).map_err(|e| coded(&e))?;
-    data.keep_port("ingress", runner.ingress_addr().port()).map_err(|e| coded(&e))?;
-    let info = RunInfo { pid: std::process::id(), name, ingress: Some(ingress_url(&runner)), ..RunInfo::default() };
+    data.keep_port("runner", runner.runner_addr().port())
+        .map_err(|e| coded(&e))?;
+    data.keep_port("ingress", runner.ingress_addr().port())
+        .map_err(|e| coded(&e))?;
+    let info = RunInfo {
+        pid: std::process::id(),
+        name,
+        ingress: Some(ingress_url(&runner)),
+        ..RunInfo::default()
+    };
     let file = RunFile::write(&s.data_dir, &info)?;
-    print::out(&format!("runner {} is ready\n  ingress  {}\nstop with Ctrl-C\n", info.name, info.ingress.as_deref().unwrap_or_default()));
+    print::out(&format!(
+        "runner {} is ready\n  ingress  {}\nstop with Ctrl-C\n",
+        info.name,
+        info.ingress.as_deref().unwrap_or_default()
+    ));
     stop_signal().await?;
     drop(file);
     runner.shutdown().await;
@@ -160,16 +205,23 @@ pub async fn runner(args: RunnerArgs) -> Result<()> {
 async fn membership(s: &Settings, name: &str) -> Result<(String, coracle_runner::join::Identity)> {
     let kept = s.data_dir.join("api");
     let had = coracle_runner::join::load(&s.data_dir).map_err(|e| coded(&e))?;
-    let api = s.join.clone().or_else(|| std::fs::read_to_string(&kept).ok().map(|t| t.trim().to_string()));
+    let api = s.join.clone().or_else(|| {
+        std::fs::read_to_string(&kept)
+            .ok()
+            .map(|t| t.trim().to_string())
+    });
     let Some(api) = api else {
         return Err(CliError::new("E_JOIN", "this runner belongs to no cluster yet")
             .fix("start it once with --join HOST:PORT --token TOKEN; `coracle token create --role runner` makes a token"));
     };
     let identity = match (had, &s.token) {
         (Some(identity), _) => identity,
-        (None, Some(token)) => coracle_runner::join::join(&s.data_dir, &api, token, name).await.map_err(|e| coded(&e))?,
+        (None, Some(token)) => coracle_runner::join::join(&s.data_dir, &api, token, name)
+            .await
+            .map_err(|e| coded(&e))?,
         (None, None) => {
-            return Err(CliError::new("E_JOIN_TOKEN", "a first join needs --token").fix("make one with `coracle token create --role runner`"));
+            return Err(CliError::new("E_JOIN_TOKEN", "a first join needs --token")
+                .fix("make one with `coracle token create --role runner`"));
         }
     };
     std::fs::write(&kept, format!("{api}\n")).map_err(|e| crate::error::file(&kept, &e))?;
@@ -183,7 +235,10 @@ pub fn ingress_url(runner: &Runner) -> String {
 
 /// A path that means the same from any folder.
 pub fn absolute(path: &Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).to_string_lossy().into_owned()
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_path_buf())
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Between two looks at the cluster while it starts.

@@ -41,9 +41,13 @@ impl RunFile {
     pub fn write(data_dir: &Path, info: &RunInfo) -> Result<Self> {
         let path = data_dir.join("run.json");
         let temp = data_dir.join("run.json.new");
-        let text = serde_json::to_string(info).map_err(|e| crate::error::CliError::new("E_RUN_JSON", e.to_string()))?;
-        let written = std::fs::File::create(&temp).and_then(|mut f| writeln!(f, "{text}").and_then(|()| f.sync_all()));
-        written.and_then(|()| std::fs::rename(&temp, &path)).map_err(|e| error::file(&path, &e))?;
+        let text = serde_json::to_string(info)
+            .map_err(|e| crate::error::CliError::new("E_RUN_JSON", e.to_string()))?;
+        let written = std::fs::File::create(&temp)
+            .and_then(|mut f| writeln!(f, "{text}").and_then(|()| f.sync_all()));
+        written
+            .and_then(|()| std::fs::rename(&temp, &path))
+            .map_err(|e| error::file(&path, &e))?;
         Ok(Self(path))
     }
 }

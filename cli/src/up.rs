@@ -34,7 +34,9 @@ pub async fn up(args: UpArgs) -> Result<()> {
     let scheduler = role::start_scheduler(&s).await?;
     RunFile::clear(&s.data_dir);
     progress.step("starting the runner");
-    let identity = scheduler.node_identity_for_local_runner(scheduler.name()).map_err(|e| role::coded(&e))?;
+    let identity = scheduler
+        .node_identity_for_local_runner(scheduler.name())
+        .map_err(|e| role::coded(&e))?;
     let runner = coracle_runner::start(RunnerConfig {
         name: scheduler.name().to_string(),
         data_dir: s.data_dir.join("runner"),
@@ -46,13 +48,21 @@ pub async fn up(args: UpArgs) -> Result<()> {
         ingress_addr: role::kept(s.ingress_addr, scheduler.kept_port("ingress")),
         advertise_ip: None,
         compiler: role::compiler()?,
-        registry_hosts: scheduler.registry_url().map(|u| u.trim_start_matches("http://").to_string()).into_iter().collect(),
+        registry_hosts: scheduler
+            .registry_url()
+            .map(|u| u.trim_start_matches("http://").to_string())
+            .into_iter()
+            .collect(),
         settings: Default::default(),
     })
     .await
     .map_err(|e| role::coded(&e))?;
-    scheduler.keep_port("runner", runner.runner_addr().port()).map_err(|e| role::coded(&e))?;
-    scheduler.keep_port("ingress", runner.ingress_addr().port()).map_err(|e| role::coded(&e))?;
+    scheduler
+        .keep_port("runner", runner.runner_addr().port())
+        .map_err(|e| role::coded(&e))?;
+    scheduler
+        .keep_port("ingress", runner.ingress_addr().port())
+        .map_err(|e| role::coded(&e))?;
 
     let ready = tokio::select! {
         done = ready(&scheduler, app, &progress) => Some(done),
@@ -70,16 +80,25 @@ pub async fn up(args: UpArgs) -> Result<()> {
 }
 
 /// Waits for the node, starts or revives what is to run; answers the application's URL.
-async fn ready(scheduler: &Scheduler, app: Option<app::App>, progress: &Progress) -> Result<Option<String>> {
+async fn ready(
+    scheduler: &Scheduler,
+    app: Option<app::App>,
+    progress: &Progress,
+) -> Result<Option<String>> {
     let client = Client::find(Some(scheduler.kubeconfig_path()), None).await?;
     node_ready(&client, scheduler.name()).await?;
     match app {
         Some(app) => app.start(&client, progress).await?,
         None => revive(&client, progress).await?,
     }
-    let kind = kinds::by_table("ingresses.networking.k8s.io").ok_or_else(|| CliError::new("E_KIND", "no ingresses"))?;
+    let kind = kinds::by_table("ingresses.networking.k8s.io")
+        .ok_or_else(|| CliError::new("E_KIND", "no ingresses"))?;
     let list = client.get(&client::path(kind, None, None)).await?;
-    let host = list["items"].as_array().into_iter().flatten().find_map(|i| i["spec"]["rules"][0]["host"].as_str().map(str::to_string));
+    let host = list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|i| i["spec"]["rules"][0]["host"].as_str().map(str::to_string));
     match host {
         Some(host) => deploy::url(&client, &host).await,
         None => Ok(None),
@@ -87,7 +106,14 @@ async fn ready(scheduler: &Scheduler, app: Option<app::App>, progress: &Progress
 }
 
 /// Prints where everything is and stays until told to stop.
-async fn serve(args: &UpArgs, data_dir: &Path, scheduler: &Scheduler, runner: &coracle_runner::Runner, url: Option<String>, progress: &Progress) -> Result<()> {
+async fn serve(
+    args: &UpArgs,
+    data_dir: &Path,
+    scheduler: &Scheduler,
+    runner: &coracle_runner::Runner,
+    url: Option<String>,
+    progress: &Progress,
+) -> Result<()> {
     let kubeconfig = role::absolute(scheduler.kubeconfig_path());
     if args.merge_kubeconfig {
         merge_kubeconfig(scheduler.kubeconfig_path())?;
@@ -129,14 +155,24 @@ async fn node_ready(client: &Client, name: &str) -> Result<()> {
     let until = Instant::now() + NODE_WAIT;
     loop {
         let node = client.find_object(&path).await?.unwrap_or(Value::Null);
-        let ready = node["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+        let ready = node["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True");
         if ready {
             return Ok(());
         }
         if Instant::now() > until {
-            return Err(CliError::new("E_NODE", format!("node {name} did not become Ready within {} s", NODE_WAIT.as_secs()))
-                .fix("start with --log info to see what the runner does")
-                .exit(EXIT_TIMEOUT));
+            return Err(CliError::new(
+                "E_NODE",
+                format!(
+                    "node {name} did not become Ready within {} s",
+                    NODE_WAIT.as_secs()
+                ),
+            )
+            .fix("start with --log info to see what the runner does")
+            .exit(EXIT_TIMEOUT));
         }
         tokio::time::sleep(role::LOOK).await;
     }
@@ -144,13 +180,18 @@ async fn node_ready(client: &Client, name: &str) -> Result<()> {
 
 /// Waits for the Deployments of an earlier run; one that does not come is said, and the cluster is up all the same.
 async fn revive(client: &Client, progress: &Progress) -> Result<()> {
-    let kind = kinds::by_table("deployments.apps").ok_or_else(|| CliError::new("E_KIND", "no deployments"))?;
+    let kind = kinds::by_table("deployments.apps")
+        .ok_or_else(|| CliError::new("E_KIND", "no deployments"))?;
     let list = client.get(&client::path(kind, None, None)).await?;
     for d in list["items"].as_array().into_iter().flatten() {
         let mut client = client.clone();
         client.namespace = meta::namespace(d).to_string();
         if let Err(e) = wait::deployment(&client, meta::name(d), REVIVE_WAIT, progress).await {
-            progress.note(&format!("deployment {} is not ready: {}", meta::name(d), e.message));
+            progress.note(&format!(
+                "deployment {} is not ready: {}",
+                meta::name(d),
+                e.message
+            ));
         }
     }
     Ok(())
@@ -159,15 +200,24 @@ async fn revive(client: &Client, progress: &Progress) -> Result<()> {
 /// Adds the cluster to `~/.kube/config` as `coracle`, keeping everything else there.
 fn merge_kubeconfig(own: &Path) -> Result<()> {
     use kube::config::Kubeconfig;
-    let bad = |e: &dyn std::fmt::Display| CliError::new("E_KUBECONFIG", e.to_string()).fix("use --kubeconfig with the printed file instead");
+    let bad = |e: &dyn std::fmt::Display| {
+        CliError::new("E_KUBECONFIG", e.to_string())
+            .fix("use --kubeconfig with the printed file instead")
+    };
     let home = std::env::var_os("HOME").ok_or_else(|| bad(&"$HOME is not set"))?;
     let path = Path::new(&home).join(".kube/config");
     let mut ours = Kubeconfig::read_from(own).map_err(|e| bad(&e))?;
     if path.exists() {
         let mut theirs = Kubeconfig::read_from(&path).map_err(|e| bad(&e))?;
-        theirs.clusters.retain(|c| ours.clusters.iter().all(|o| o.name != c.name));
-        theirs.contexts.retain(|c| ours.contexts.iter().all(|o| o.name != c.name));
-        theirs.auth_infos.retain(|c| ours.auth_infos.iter().all(|o| o.name != c.name));
+        theirs
+            .clusters
+            .retain(|c| ours.clusters.iter().all(|o| o.name != c.name));
+        theirs
+            .contexts
+            .retain(|c| ours.contexts.iter().all(|o| o.name != c.name));
+        theirs
+            .auth_infos
+            .retain(|c| ours.auth_infos.iter().all(|o| o.name != c.name));
         ours = ours.merge(theirs).map_err(|e| bad(&e))?;
     }
     let value = serde_json::to_value(&ours).map_err(|e| bad(&e))?;
@@ -178,7 +228,12 @@ fn merge_kubeconfig(own: &Path) -> Result<()> {
     let write = || -> std::io::Result<()> {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
-        let mut f = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temp)?;
+        let mut f = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temp)?;
         f.write_all(coracle_api::doc::write_yaml(&value).as_bytes())?;
         f.sync_all()?;
         std::fs::rename(&temp, &path)

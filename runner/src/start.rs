@@ -346,6 +346,7 @@ fn engine(config: &RunnerConfig, memory_bytes: u64) -> Result<Engine, EngineErro
 /// Registers the node, for as long as the API server may take to come up.
 async fn register(api: &Api, facts: &Facts) -> Result<(), StartError> {
     let until = tokio::time::Instant::now() + READY_TIMEOUT;
+    let mut told = false;
     loop {
         match node::register(api, facts).await {
             Ok(()) => return Ok(()),
@@ -356,7 +357,10 @@ async fn register(api: &Api, facts: &Facts) -> Result<(), StartError> {
             Err(e) if tokio::time::Instant::now() >= until => {
                 return Err(StartError::Register(e.to_string()));
             }
-            Err(error) => tracing::debug!(%error, "waiting for the API server"),
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                tracing::warn!(%error, seconds = READY_TIMEOUT.as_secs(), "waiting for the API server");
+            }
+            Err(_) => {}
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -18,7 +18,9 @@ struct Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         // strace detaches and leaves the process running.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
         let _ = self.child.wait();
     }
 }
@@ -34,7 +36,15 @@ fn attach(c: &Cluster) -> Option<Trace> {
     let strace = client("strace")?;
     let file = c.dir.path().join("trace");
     let child = Command::new(strace)
-        .args(["-f", "-ttt", "-T", "-y", "-e", "trace=fdatasync,fsync,sync_file_range", "-o"])
+        .args([
+            "-f",
+            "-ttt",
+            "-T",
+            "-y",
+            "-e",
+            "trace=fdatasync,fsync,sync_file_range",
+            "-o",
+        ])
         .arg(&file)
         .args(["-p", &c.pid().to_string()])
         .stdout(Stdio::null())
@@ -45,8 +55,15 @@ fn attach(c: &Cluster) -> Option<Trace> {
     let pid = c.pid();
     wait_for("strace to be attached", LONG, || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let tracer = status.lines().find_map(|l| l.strip_prefix("TracerPid:").map(|t| t.trim().to_string())).unwrap_or_default();
-        if tracer != "0" && !tracer.is_empty() { Ok(()) } else { Err(status) }
+        let tracer = status
+            .lines()
+            .find_map(|l| l.strip_prefix("TracerPid:").map(|t| t.trim().to_string()))
+            .unwrap_or_default();
+        if tracer != "0" && !tracer.is_empty() {
+            Ok(())
+        } else {
+            Err(status)
+        }
     });
     Some(trace)
 }
@@ -54,12 +71,22 @@ fn attach(c: &Cluster) -> Option<Trace> {
 /// Syncs that finished with 0, from `PID START fdatasync(3</path>) = 0 <TIME>` and its split form.
 fn syncs(trace: &Trace) -> Vec<Sync> {
     let text = std::fs::read_to_string(&trace.file).unwrap_or_default();
-    let mut open: std::collections::BTreeMap<String, (f64, String)> = std::collections::BTreeMap::new();
+    let mut open: std::collections::BTreeMap<String, (f64, String)> =
+        std::collections::BTreeMap::new();
     let mut all = Vec::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();
-        let (Some(pid), Some(at)) = (words.next(), words.next().and_then(|t| t.parse::<f64>().ok())) else { continue };
-        let path = line.split_once('<').and_then(|(_, r)| r.split_once('>')).map(|(p, _)| p.to_string()).unwrap_or_default();
+        let (Some(pid), Some(at)) = (
+            words.next(),
+            words.next().and_then(|t| t.parse::<f64>().ok()),
+        ) else {
+            continue;
+        };
+        let path = line
+            .split_once('<')
+            .and_then(|(_, r)| r.split_once('>'))
+            .map(|(p, _)| p.to_string())
+            .unwrap_or_default();
         if line.contains("<unfinished") {
             open.insert(pid.into(), (at, path));
             continue;
@@ -67,27 +94,46 @@ fn syncs(trace: &Trace) -> Vec<Sync> {
         if !line.contains("= 0") {
             continue;
         }
-        let took = line.rsplit_once('<').and_then(|(_, t)| t.trim_end_matches('>').parse::<f64>().ok()).unwrap_or(0.0);
+        let took = line
+            .rsplit_once('<')
+            .and_then(|(_, t)| t.trim_end_matches('>').parse::<f64>().ok())
+            .unwrap_or(0.0);
         if line.contains("resumed>") {
             if let Some((start, path)) = open.remove(pid) {
-                all.push(Sync { ended: start + took, path });
+                all.push(Sync {
+                    ended: start + took,
+                    path,
+                });
             }
         } else {
-            all.push(Sync { ended: at + took, path });
+            all.push(Sync {
+                ended: at + took,
+                path,
+            });
         }
     }
     all
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs_f64()
 }
 
 /// strace writes a line when the call returns; the file may lag a little behind.
 fn settled(trace: &Trace, what: &str, found: impl Fn(&[Sync]) -> bool) {
     wait_for(what, LONG, || {
         let all = syncs(trace);
-        if found(&all) { Ok(()) } else { Err(format!("{:?}", all.iter().rev().take(8).collect::<Vec<_>>())) }
+        if found(&all) {
+            Ok(())
+        } else {
+            Err(format!(
+                "{:?}",
+                all.iter().rev().take(8).collect::<Vec<_>>()
+            ))
+        }
     });
 }
 
@@ -103,21 +149,47 @@ fn every_acknowledged_write_and_push_was_synced_before() {
         let begin = now();
         api.create("/api/v1/namespaces/default/configmaps", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("s{i}")}})).unwrap();
         let end = now();
-        settled(&trace, "a sync of the log between request and answer", |all| all.iter().any(|s| s.ended >= begin && s.ended <= end && s.path.contains("raft")));
+        settled(
+            &trace,
+            "a sync of the log between request and answer",
+            |all| {
+                all.iter()
+                    .any(|s| s.ended >= begin && s.ended <= end && s.path.contains("raft"))
+            },
+        );
     }
     for i in 0..5u8 {
         let blob = vec![i; 10_000];
         let hex = hex::encode(Sha256::digest(&blob));
         let begin = now();
-        let r = http::send(&c.registry(), "POST", &format!("/v2/s/blobs/uploads/?digest=sha256:{hex}"), &[], &blob).unwrap();
+        let r = http::send(
+            &c.registry(),
+            "POST",
+            &format!("/v2/s/blobs/uploads/?digest=sha256:{hex}"),
+            &[],
+            &blob,
+        )
+        .unwrap();
         let end = now();
         assert_eq!(r.status, 201, "{}", r.text());
         let within = |s: &Sync| s.ended >= begin && s.ended <= end;
-        settled(&trace, "a sync of the blob's bytes before 201", |all| all.iter().any(|s| within(s) && !s.path.contains("raft") && !is_dir(s)));
-        settled(&trace, "a sync of the blob's directory before 201", |all| all.iter().any(|s| within(s) && is_blob_dir(s, &hex)));
-        settled(&trace, "a sync of the log with the link before 201", |all| all.iter().any(|s| within(s) && s.path.contains("raft")));
+        settled(&trace, "a sync of the blob's bytes before 201", |all| {
+            all.iter()
+                .any(|s| within(s) && !s.path.contains("raft") && !is_dir(s))
+        });
+        settled(&trace, "a sync of the blob's directory before 201", |all| {
+            all.iter().any(|s| within(s) && is_blob_dir(s, &hex))
+        });
+        settled(
+            &trace,
+            "a sync of the log with the link before 201",
+            |all| all.iter().any(|s| within(s) && s.path.contains("raft")),
+        );
     }
-    println!("durability: 10 writes and 5 pushes, each synced before its answer; {} syncs seen", syncs(&trace).len());
+    println!(
+        "durability: 10 writes and 5 pushes, each synced before its answer; {} syncs seen",
+        syncs(&trace).len()
+    );
 }
 
 fn is_dir(s: &Sync) -> bool {

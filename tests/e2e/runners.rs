@@ -16,8 +16,24 @@ fn scheduler() -> Cluster {
 
 fn runner(s: &Cluster, name: &str) -> Cluster {
     let token = s.coracle(&["token", "create", "--role", "runner"]).ok();
-    let args = ["runner", "--join", &s.api(), "--token", token.trim(), "--name", name, "--ingress-addr", ANY, "--runner-addr", ANY];
-    Cluster::start(s.dir.clone(), &format!(".coracle-{name}"), args.map(String::from).to_vec())
+    let args = [
+        "runner",
+        "--join",
+        &s.api(),
+        "--token",
+        token.trim(),
+        "--name",
+        name,
+        "--ingress-addr",
+        ANY,
+        "--runner-addr",
+        ANY,
+    ];
+    Cluster::start(
+        s.dir.clone(),
+        &format!(".coracle-{name}"),
+        args.map(String::from).to_vec(),
+    )
 }
 
 fn pods_by_node(s: &Cluster) -> Vec<(String, String)> {
@@ -29,8 +45,18 @@ fn pods_by_node(s: &Cluster) -> Vec<(String, String)> {
         .iter()
         .filter(|p| p["metadata"]["deletionTimestamp"].is_null())
         .map(|p| {
-            let ready = p["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
-            (p["spec"]["nodeName"].as_str().unwrap_or_default().to_string(), if ready { "ready" } else { "not ready" }.to_string())
+            let ready = p["status"]["conditions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True");
+            (
+                p["spec"]["nodeName"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_string(),
+                if ready { "ready" } else { "not ready" }.to_string(),
+            )
         })
         .collect()
 }
@@ -38,11 +64,23 @@ fn pods_by_node(s: &Cluster) -> Vec<(String, String)> {
 #[test]
 fn pods_land_on_both_runners_any_ingress_reaches_both_and_a_dead_runner_is_replaced() {
     let s = scheduler();
-    assert!(s.info["ingress"].is_null(), "a scheduler has no ingress: {}", s.info);
+    assert!(
+        s.info["ingress"].is_null(),
+        "a scheduler has no ingress: {}",
+        s.info
+    );
     let one = runner(&s, "one");
     let mut two = runner(&s, "two");
     let file = root().join("samples/hello/prebuilt.wasm");
-    s.coracle(&["deploy", file.to_str().unwrap(), "--name", "web", "--replicas", "4"]).ok();
+    s.coracle(&[
+        "deploy",
+        file.to_str().unwrap(),
+        "--name",
+        "web",
+        "--replicas",
+        "4",
+    ])
+    .ok();
     let mut nodes: Vec<String> = pods_by_node(&s).into_iter().map(|(n, _)| n).collect();
     nodes.sort();
     assert_eq!(nodes, ["one", "one", "two", "two"]);
@@ -50,26 +88,43 @@ fn pods_land_on_both_runners_any_ingress_reaches_both_and_a_dead_runner_is_repla
     s.coracle(&["scale", "deploy/web", "--replicas", "1"]).ok();
     wait_for("one pod", LONG, || {
         let pods = pods_by_node(&s);
-        if pods.len() == 1 { Ok(()) } else { Err(format!("{pods:?}")) }
+        if pods.len() == 1 {
+            Ok(())
+        } else {
+            Err(format!("{pods:?}"))
+        }
     });
     for ingress in [one.ingress(), two.ingress()] {
-        wait_for("an answer", LONG, || match http::get(&ingress, "web.localhost", "/") {
-            Ok(r) if r.status == 200 => Ok(()),
-            other => Err(format!("{other:?}")),
+        wait_for("an answer", LONG, || {
+            match http::get(&ingress, "web.localhost", "/") {
+                Ok(r) if r.status == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
         });
     }
     s.coracle(&["scale", "deploy/web", "--replicas", "4"]).ok();
     wait_for("four ready pods", LONG, || {
         let pods = pods_by_node(&s);
-        if pods.iter().filter(|(_, r)| r == "ready").count() == 4 { Ok(()) } else { Err(format!("{pods:?}")) }
+        if pods.iter().filter(|(_, r)| r == "ready").count() == 4 {
+            Ok(())
+        } else {
+            Err(format!("{pods:?}"))
+        }
     });
     two.kill9();
     let begin = std::time::Instant::now();
     wait_for("four ready pods on the runner that lives", LONG, || {
         let pods = pods_by_node(&s);
-        if pods.len() == 4 && pods.iter().all(|(n, r)| n == "one" && r == "ready") { Ok(()) } else { Err(format!("{pods:?}")) }
+        if pods.len() == 4 && pods.iter().all(|(n, r)| n == "one" && r == "ready") {
+            Ok(())
+        } else {
+            Err(format!("{pods:?}"))
+        }
     });
-    println!("runners: replaced {:.1} s after the kill", begin.elapsed().as_secs_f64());
+    println!(
+        "runners: replaced {:.1} s after the kill",
+        begin.elapsed().as_secs_f64()
+    );
     let r = http::get(&one.ingress(), "web.localhost", "/").unwrap();
     assert_eq!(r.status, 200);
     // It comes back under its own name without a new token.
@@ -77,14 +132,32 @@ fn pods_land_on_both_runners_any_ingress_reaches_both_and_a_dead_runner_is_repla
     two.ready();
     wait_for("the node to be Ready again", LONG, || {
         let text = s.coracle(&["get", "nodes"]).ok();
-        if text.matches(" Ready").count() == 2 { Ok(()) } else { Err(text) }
+        if text.matches(" Ready").count() == 2 {
+            Ok(())
+        } else {
+            Err(text)
+        }
     });
 }
 
 #[test]
 fn a_wrong_token_and_a_used_one_are_refused_in_one_line() {
     let s = scheduler();
-    let join = |token: &str| s.coracle(&["runner", "--join", &s.api(), "--token", token, "--data-dir", "r", "--ingress-addr", ANY, "--runner-addr", ANY]);
+    let join = |token: &str| {
+        s.coracle(&[
+            "runner",
+            "--join",
+            &s.api(),
+            "--token",
+            token,
+            "--data-dir",
+            "r",
+            "--ingress-addr",
+            ANY,
+            "--runner-addr",
+            ANY,
+        ])
+    };
     join("nonsense").fails_with(&["E_JOIN_TOKEN", "coracle token create"]);
     let token = s.coracle(&["token", "create", "--role", "runner"]).ok();
     let other_ca = token.trim().replacen(&token.trim()[8..12], "0000", 1);

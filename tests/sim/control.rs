@@ -33,7 +33,15 @@ impl Control {
         };
         let mut dice = Dice::new(seed, "control");
         let ids = Ids::new(dice.next());
-        Self { queue: Queue::default(), volatile: Volatile::default(), settings, dice, ids, outstanding: BTreeSet::new(), wake: None }
+        Self {
+            queue: Queue::default(),
+            volatile: Volatile::default(),
+            settings,
+            dice,
+            ids,
+            outstanding: BTreeSet::new(),
+            wake: None,
+        }
     }
 
     /// What a leader has that has just been elected.
@@ -80,11 +88,23 @@ impl World {
         let c = &mut self.control;
         c.queue.note(&view);
         c.volatile.observe(&view, self.now);
-        let input = Input { view: &view, volatile: &c.volatile, now: self.now, settings: &c.settings };
+        let input = Input {
+            view: &view,
+            volatile: &c.volatile,
+            now: self.now,
+            settings: &c.settings,
+        };
         let proposals = c.queue.plan(&input, &mut c.ids);
         let term = self.order.term;
         for proposal in proposals {
-            let id = self.propose(Who::Control { term, proposal: proposal.clone() }, proposal.commands);
+            let id = self.propose(
+                Who::Control {
+                    term,
+                    planned_at: view.revision,
+                    proposal: proposal.clone(),
+                },
+                proposal.commands,
+            );
             self.control.outstanding.insert(id);
         }
         self.sleep_control();
@@ -107,7 +127,13 @@ impl World {
     }
 
     /// An answer, or none, to one of the loop's proposals.
-    pub fn control_settled(&mut self, id: u64, term: u64, proposal: &Proposal, results: Option<&Results>) {
+    pub fn control_settled(
+        &mut self,
+        id: u64,
+        term: u64,
+        proposal: &Proposal,
+        results: Option<&Results>,
+    ) {
         if term != self.order.term || !self.control.outstanding.remove(&id) {
             return;
         }
@@ -134,8 +160,12 @@ impl World {
         if self.order.leader.is_some() || !self.order.quorum() {
             return;
         }
-        let up: Vec<usize> = (0..self.order.members.len()).filter(|m| self.order.members[*m].up).collect();
-        let Some(member) = self.faults.pick(&up).copied() else { return };
+        let up: Vec<usize> = (0..self.order.members.len())
+            .filter(|m| self.order.members[*m].up)
+            .collect();
+        let Some(member) = self.faults.pick(&up).copied() else {
+            return;
+        };
         let result = self.order.elect(member);
         self.must(result);
         self.say(|| format!("member {member} leads"));
@@ -146,11 +176,18 @@ impl World {
 
     /// What a resync of the cluster at rest would write: nothing.
     pub fn plans_nothing(&mut self) -> Result<(), String> {
-        let Some(view) = self.view() else { return Err("no leader".into()) };
+        let Some(view) = self.view() else {
+            return Err("no leader".into());
+        };
         let mut queue = Queue::default();
         queue.note(&view);
         let c = &mut self.control;
-        let input = Input { view: &view, volatile: &c.volatile, now: self.now, settings: &c.settings };
+        let input = Input {
+            view: &view,
+            volatile: &c.volatile,
+            now: self.now,
+            settings: &c.settings,
+        };
         let proposals = queue.plan(&input, &mut c.ids);
         match proposals.iter().flat_map(|p| &p.notes).next() {
             None => Ok(()),

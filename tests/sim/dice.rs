@@ -9,7 +9,9 @@ pub(crate) struct Dice(Ids);
 impl Dice {
     pub fn new(seed: u64, stream: &str) -> Self {
         // FNV-1a: spreads the names of streams over all bits.
-        let hash = stream.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash = stream.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
         Self(Ids::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ hash))
     }
 

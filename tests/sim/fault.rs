@@ -9,7 +9,9 @@ impl World {
         }
         let wait = self.knobs.fault_ms_max;
         self.soon(wait, Event::Fault);
-        let up: Vec<usize> = (0..self.nodes.len()).filter(|n| self.nodes[*n].up).collect();
+        let up: Vec<usize> = (0..self.nodes.len())
+            .filter(|n| self.nodes[*n].up)
+            .collect();
         let node = self.faults.pick(&up).copied();
         match (self.faults.below(12), node) {
             // Down for less than a lease, or for more.
@@ -27,7 +29,12 @@ impl World {
                 self.schedule(ms, Event::Heal(node));
             }
             (4..=6, Some(node)) => {
-                let serving: Vec<String> = self.nodes[node].instances.iter().filter(|(_, i)| i.accepting).map(|(uid, _)| uid.clone()).collect();
+                let serving: Vec<String> = self.nodes[node]
+                    .instances
+                    .iter()
+                    .filter(|(_, i)| i.accepting)
+                    .map(|(uid, _)| uid.clone())
+                    .collect();
                 if let Some(uid) = self.faults.pick(&serving).cloned() {
                     self.say(|| format!("a replica crashes: {uid}"));
                     self.crash_instance(node, &uid, 1);
@@ -35,7 +42,9 @@ impl World {
             }
             (7 | 8, _) => self.move_leader(),
             (9 | 10, _) => {
-                let up: Vec<usize> = (0..self.order.members.len()).filter(|m| self.order.members[*m].up).collect();
+                let up: Vec<usize> = (0..self.order.members.len())
+                    .filter(|m| self.order.members[*m].up)
+                    .collect();
                 if let Some(member) = self.faults.pick(&up).copied() {
                     self.stop_member(member);
                 }

@@ -1,8 +1,8 @@
 //! `sim --seed N --seeds K --steps M`: runs seeds; prints what they had in them, or one command that replays a failure.
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use coracle_tests::{Failure, Options, Report, run};
 
@@ -14,19 +14,31 @@ struct Args {
 }
 
 fn args() -> Result<Args, String> {
-    let mut args = Args { seed: 1, seeds: 1, steps: 2_000, verbose: false };
+    let mut args = Args {
+        seed: 1,
+        seeds: 1,
+        steps: 2_000,
+        verbose: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--verbose" {
             args.verbose = true;
             continue;
         }
-        let value = words.next().and_then(|v| v.parse().ok()).ok_or_else(|| format!("{word} needs a number"))?;
+        let value = words
+            .next()
+            .and_then(|v| v.parse().ok())
+            .ok_or_else(|| format!("{word} needs a number"))?;
         match word.as_str() {
             "--seed" => args.seed = value,
             "--seeds" => args.seeds = value,
             "--steps" => args.steps = value,
-            _ => return Err(format!("{word} is not a flag; there are --seed N --seeds K --steps M --verbose")),
+            _ => {
+                return Err(format!(
+                    "{word} is not a flag; there are --seed N --seeds K --steps M --verbose"
+                ));
+            }
         }
     }
     Ok(args)
@@ -40,7 +52,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (next, total, failures) = (AtomicU64::new(0), Mutex::new(Report::default()), Mutex::new(Vec::<Box<Failure>>::new()));
+    let (next, total, failures) = (
+        AtomicU64::new(0),
+        Mutex::new(Report::default()),
+        Mutex::new(Vec::<Box<Failure>>::new()),
+    );
     // Seeds share nothing, so that they may run side by side; one that fails ends the run.
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -51,7 +67,13 @@ fn main() -> ExitCode {
                     if n >= args.seeds || failures.lock().is_ok_and(|f| !f.is_empty()) {
                         return;
                     }
-                    match run(args.seed + n, args.steps, &Options { verbose: args.verbose }) {
+                    match run(
+                        args.seed + n,
+                        args.steps,
+                        &Options {
+                            verbose: args.verbose,
+                        },
+                    ) {
                         Ok(report) => {
                             if let Ok(mut total) = total.lock() {
                                 total.add(&report);
@@ -67,7 +89,10 @@ fn main() -> ExitCode {
             });
         }
     });
-    let (total, failures) = (total.into_inner().unwrap_or_default(), failures.into_inner().unwrap_or_default());
+    let (total, failures) = (
+        total.into_inner().unwrap_or_default(),
+        failures.into_inner().unwrap_or_default(),
+    );
     if let Some(failure) = failures.iter().min_by_key(|f| f.seed) {
         println!("{failure}");
         return ExitCode::FAILURE;
@@ -75,7 +100,10 @@ fn main() -> ExitCode {
     println!("{} seeds: {total}", args.seeds);
     let missing = total.missing();
     if !missing.is_empty() && args.seeds > 1 {
-        println!("these seeds had no {}: they prove too little", missing.join(", no "));
+        println!(
+            "these seeds had no {}: they prove too little",
+            missing.join(", no ")
+        );
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use coracle_agent::{Action, Agent, AgentConfig, At, ContainerKind, Exit, Image, Input, Problem, PullFailure, StatusFailure};
+use coracle_agent::{
+    Action, Agent, AgentConfig, At, ContainerKind, Exit, Image, Input, Problem, PullFailure,
+    StatusFailure,
+};
 use coracle_api::{Key, Timestamp, meta};
 use coracle_route::{Sources, Table};
 use coracle_state::{Obj, Results};
@@ -152,7 +155,13 @@ impl World {
         }
         let Some(view) = self.view() else { return };
         let name = self.nodes[node].name.clone();
-        let lease = server::lease(&view, &name, (self.knobs.lease_ms / 1000).max(1), self.now, self.net.ids());
+        let lease = server::lease(
+            &view,
+            &name,
+            (self.knobs.lease_ms / 1000).max(1),
+            self.now,
+            self.net.ids(),
+        );
         self.propose(Who::Runner, vec![lease]);
         self.register(node);
         self.send_ack(node);
@@ -171,7 +180,12 @@ impl World {
             "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}], "conditions": [ready],
         });
         let command = match view.get(kind.table, &key) {
-            None => Ok(server::create(kind, json!({"metadata": {"name": key.name}, "spec": {}, "status": status}), self.now, self.net.ids())),
+            None => Ok(server::create(
+                kind,
+                json!({"metadata": {"name": key.name}, "spec": {}, "status": status}),
+                self.now,
+                self.net.ids(),
+            )),
             Some(old) if holds(&old.value(), "Ready") => return,
             Some(_) => server::update(&view, kind, &key, |o| o["status"] = status),
         };
@@ -184,7 +198,11 @@ impl World {
     pub fn send_ack(&mut self, node: usize) {
         let n = &self.nodes[node];
         // Nothing was listed yet: there is no table to speak of.
-        let listed = n.watches.iter().any(|w| w.table == SLICES && w.at.is_some()) || n.table.revision() > 0;
+        let listed = n
+            .watches
+            .iter()
+            .any(|w| w.table == SLICES && w.at.is_some())
+            || n.table.revision() > 0;
         if !listed || n.cut || (self.faulty && self.net.chance(self.knobs.lost_ack)) {
             return;
         }
@@ -209,8 +227,18 @@ impl World {
     pub fn tell_pod(&mut self, node: usize, obj: &Arc<Obj>) {
         let value = obj.value();
         let now = self.now;
-        let grace = value["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(30) * 1000;
-        let known = self.nodes[node].pods.entry(obj.attrs.uid.clone()).or_insert_with(|| Known { key: obj.key.clone(), drained: false, leaving: None });
+        let grace = value["metadata"]["deletionGracePeriodSeconds"]
+            .as_u64()
+            .unwrap_or(30)
+            * 1000;
+        let known = self.nodes[node]
+            .pods
+            .entry(obj.attrs.uid.clone())
+            .or_insert_with(|| Known {
+                key: obj.key.clone(),
+                drained: false,
+                leaving: None,
+            });
         known.drained |= holds(&value, coracle_api::DRAINED);
         if obj.attrs.deleting {
             let since = known.leaving.map_or(now, |(since, _)| since);
@@ -236,13 +264,27 @@ impl World {
     /// Work that takes a while.
     fn work(&mut self, node: usize, input: Input) {
         let epoch = self.nodes[node].epoch;
-        self.soon(self.knobs.start_ms_max, Event::Work { node, epoch, input: Box::new(input) });
+        self.soon(
+            self.knobs.start_ms_max,
+            Event::Work {
+                node,
+                epoch,
+                input: Box::new(input),
+            },
+        );
     }
 
     /// An answer that comes at once.
     fn answer(&mut self, node: usize, input: Input) {
         let epoch = self.nodes[node].epoch;
-        self.schedule(1, Event::Work { node, epoch, input: Box::new(input) });
+        self.schedule(
+            1,
+            Event::Work {
+                node,
+                epoch,
+                input: Box::new(input),
+            },
+        );
     }
 
     fn perform(&mut self, node: usize, action: Action) {
@@ -252,13 +294,19 @@ impl World {
                     coracle_agent::ConfigKind::ConfigMap => "configmaps",
                     coracle_agent::ConfigKind::Secret => "secrets",
                 };
-                let object = self.view().and_then(|v| v.get(table, &config.key).map(|o| Arc::new(o.value())));
+                let object = self
+                    .view()
+                    .and_then(|v| v.get(table, &config.key).map(|o| Arc::new(o.value())));
                 self.work(node, Input::Config { config, object });
             }
             Action::Mount { uid, .. } => self.work(node, Input::Mounted { uid }),
             Action::Pull { at, image, .. } => self.pull(node, at, &image),
             Action::Prepare { at, image, .. } => {
-                let kind = if image.id.starts_with("job") { ContainerKind::Command } else { ContainerKind::Service };
+                let kind = if image.id.starts_with("job") {
+                    ContainerKind::Command
+                } else {
+                    ContainerKind::Service
+                };
                 self.work(node, Input::Prepared { at, kind });
             }
             Action::Link { at, .. } => self.work(node, Input::Linked { at }),
@@ -266,7 +314,17 @@ impl World {
                 self.answer(node, Input::Started { at: at.clone() });
                 let epoch = self.nodes[node].epoch;
                 let ms = 2 + self.net.below(self.knobs.start_ms_max * 4);
-                self.schedule(ms, Event::Work { node, epoch, input: Box::new(Input::Exited { at, exit: Exit::code(0) }) });
+                self.schedule(
+                    ms,
+                    Event::Work {
+                        node,
+                        epoch,
+                        input: Box::new(Input::Exited {
+                            at,
+                            exit: Exit::code(0),
+                        }),
+                    },
+                );
             }
             Action::Serve { at, .. } => {
                 let n = &mut self.nodes[node];
@@ -275,18 +333,38 @@ impl World {
                 (instance.accepting, instance.served, instance.stopped) = (true, true, None);
                 instance.at = Some(at);
             }
-            Action::Probe { at, kind, .. } => self.answer(node, Input::Probed { at, kind, outcome: Ok(()) }),
+            Action::Probe { at, kind, .. } => self.answer(
+                node,
+                Input::Probed {
+                    at,
+                    kind,
+                    outcome: Ok(()),
+                },
+            ),
             Action::KillContainer { at } => self.crash_instance(node, &at.uid.clone(), 137),
             Action::StopAccepting { uid } => self.stop_accepting(node, &uid),
             Action::Kill { uid } => self.kill(node, &uid),
             Action::Forget { uid, .. } => {
                 self.nodes[node].instances.remove(&uid);
             }
-            Action::WriteStatus { key, uid, revision, seq, status } => self.write_status(node, &key, uid, revision, seq, &status),
+            Action::WriteStatus {
+                key,
+                uid,
+                revision,
+                seq,
+                status,
+            } => self.write_status(node, &key, uid, revision, seq, &status),
             Action::DeletePod { key, uid } => self.delete_pod(node, &key, &uid),
             Action::WakeAt(at) => {
                 let epoch = self.nodes[node].epoch;
-                self.schedule_at(at, Event::Work { node, epoch, input: Box::new(Input::Tick) });
+                self.schedule_at(
+                    at,
+                    Event::Work {
+                        node,
+                        epoch,
+                        input: Box::new(Input::Tick),
+                    },
+                );
             }
             // Events are for people; the ones that plan writes are enough to see that they do no harm.
             Action::Event { .. } | Action::UnwatchConfig(_) | Action::UpdateVolume { .. } => {}
@@ -295,12 +373,21 @@ impl World {
 
     fn pull(&mut self, node: usize, at: At, image: &str) {
         // Images that are missing turn up in the registry when everything else is put right.
-        let fails = self.faulty && (image.starts_with("bad") || self.net.chance(self.knobs.failed_pull));
+        let fails =
+            self.faulty && (image.starts_with("bad") || self.net.chance(self.knobs.failed_pull));
         let input = if fails {
             let problem = Problem::new("E_PULL", "the registry did not answer", "Try again");
-            Input::PullFailed { at, failure: PullFailure::Pull, problem }
+            Input::PullFailed {
+                at,
+                failure: PullFailure::Pull,
+                problem,
+            }
         } else {
-            let image = Image { digest: "sha256:00".into(), wasm: "sha256:01".into(), id: image.to_string() };
+            let image = Image {
+                digest: "sha256:00".into(),
+                wasm: "sha256:01".into(),
+                id: image.to_string(),
+            };
             Input::Pulled { at, image }
         };
         self.work(node, input);
@@ -313,13 +400,20 @@ impl World {
             (i.accepting, i.in_flight, i.finishing) = (false, 0, false);
             i.stopped.get_or_insert(why);
         }
-        self.answer(node, Input::Killed { uid: uid.to_string() });
+        self.answer(
+            node,
+            Input::Killed {
+                uid: uid.to_string(),
+            },
+        );
     }
 
     fn stop_accepting(&mut self, node: usize, uid: &str) {
         self.check_stop(node, uid);
         let why = self.why_stopped(node, uid);
-        let Some(i) = self.nodes[node].instances.get_mut(uid) else { return self.answer(node, Input::Stopped { uid: uid.into() }) };
+        let Some(i) = self.nodes[node].instances.get_mut(uid) else {
+            return self.answer(node, Input::Stopped { uid: uid.into() });
+        };
         (i.accepting, i.stopped) = (false, Some(why));
         if i.in_flight == 0 {
             self.answer(node, Input::Stopped { uid: uid.into() });
@@ -330,36 +424,89 @@ impl World {
 
     /// A replica dies by itself.
     pub fn crash_instance(&mut self, node: usize, uid: &str, code: i32) {
-        let Some(i) = self.nodes[node].instances.get_mut(uid) else { return };
+        let Some(i) = self.nodes[node].instances.get_mut(uid) else {
+            return;
+        };
         (i.accepting, i.in_flight, i.stopped) = (false, 0, Some(Stopped::Crashed));
         let finishing = std::mem::take(&mut i.finishing);
         if let Some(at) = i.at.clone() {
-            self.answer(node, Input::Exited { at, exit: Exit::code(code) });
+            self.answer(
+                node,
+                Input::Exited {
+                    at,
+                    exit: Exit::code(code),
+                },
+            );
         }
         if finishing {
             self.answer(node, Input::Stopped { uid: uid.into() });
         }
     }
 
-    fn write_status(&mut self, node: usize, key: &Key, uid: String, revision: u64, seq: u64, status: &Value) {
+    fn write_status(
+        &mut self,
+        node: usize,
+        key: &Key,
+        uid: String,
+        revision: u64,
+        seq: u64,
+        status: &Value,
+    ) {
         let epoch = self.nodes[node].epoch;
-        let failed = |why| Input::StatusFailed { uid: uid.clone(), seq, why };
-        let view = if self.nodes[node].cut { None } else { self.view() };
-        let Some(view) = view else { return self.work(node, failed(StatusFailure::Retry)) };
+        let failed = |why| Input::StatusFailed {
+            uid: uid.clone(),
+            seq,
+            why,
+        };
+        let view = if self.nodes[node].cut {
+            None
+        } else {
+            self.view()
+        };
+        let Some(view) = view else {
+            return self.work(node, failed(StatusFailure::Retry));
+        };
         match server::pod_status(&view, key, &uid, revision, status) {
             Ok(command) => {
-                self.propose(Who::Status { node, epoch, uid, seq }, vec![command]);
+                self.propose(
+                    Who::Status {
+                        node,
+                        epoch,
+                        uid,
+                        seq,
+                    },
+                    vec![command],
+                );
             }
             Err(Refusal::NotFound) => self.answer(node, failed(StatusFailure::Gone)),
             Err(Refusal::Conflict) => self.answer(node, failed(StatusFailure::Conflict)),
         }
     }
 
-    pub fn status_settled(&mut self, node: usize, epoch: u32, uid: String, seq: u64, results: Option<&Results>) {
+    pub fn status_settled(
+        &mut self,
+        node: usize,
+        epoch: u32,
+        uid: String,
+        seq: u64,
+        results: Option<&Results>,
+    ) {
         let input = match results.and_then(|r| r.first()) {
-            Some(Ok(applied)) => Input::StatusWritten { uid, seq, revision: applied.revision },
-            Some(Err(_)) => Input::StatusFailed { uid, seq, why: StatusFailure::Conflict },
-            None => Input::StatusFailed { uid, seq, why: StatusFailure::Retry },
+            Some(Ok(applied)) => Input::StatusWritten {
+                uid,
+                seq,
+                revision: applied.revision,
+            },
+            Some(Err(_)) => Input::StatusFailed {
+                uid,
+                seq,
+                why: StatusFailure::Conflict,
+            },
+            None => Input::StatusFailed {
+                uid,
+                seq,
+                why: StatusFailure::Retry,
+            },
         };
         self.on_work(node, epoch, input);
     }
@@ -369,7 +516,15 @@ impl World {
             return;
         }
         let Some(view) = self.view() else { return };
-        if let Ok(command) = server::delete(&view, server::kind("po"), key, Some(uid), Some(0), Propagation::Background, self.now) {
+        if let Ok(command) = server::delete(
+            &view,
+            server::kind("po"),
+            key,
+            Some(uid),
+            Some(0),
+            Propagation::Background,
+            self.now,
+        ) {
             self.propose(Who::Runner, vec![command]);
         }
     }
@@ -377,6 +532,11 @@ impl World {
 
 /// Whether a condition holds.
 pub(crate) fn holds(object: &Value, kind: &str) -> bool {
-    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.filter(|c| c["type"] == kind).any(|c| c["status"] == "True")
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    conditions
+        .filter(|c| c["type"] == kind)
+        .any(|c| c["status"] == "True")
 }

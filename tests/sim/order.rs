@@ -33,8 +33,19 @@ pub(crate) struct Order {
 
 impl Order {
     pub fn new(members: usize) -> Self {
-        let members = (0..members).map(|_| Member { up: true, ..Member::default() }).collect();
-        Self { log: Vec::new(), hashes: Vec::new(), members, leader: Some(0), term: 1 }
+        let members = (0..members)
+            .map(|_| Member {
+                up: true,
+                ..Member::default()
+            })
+            .collect();
+        Self {
+            log: Vec::new(),
+            hashes: Vec::new(),
+            members,
+            leader: Some(0),
+            term: 1,
+        }
     }
 
     /// What the leader has applied: everything that is committed.
@@ -43,14 +54,27 @@ impl Order {
     }
 
     /// Puts a batch into the log and applies it on the leader. `None` without a leader.
-    pub fn commit(&mut self, at: Timestamp, request_id: u64, commands: Vec<Command>) -> Option<Result<Results, String>> {
+    pub fn commit(
+        &mut self,
+        at: Timestamp,
+        request_id: u64,
+        commands: Vec<Command>,
+    ) -> Option<Result<Results, String>> {
         let leader = self.leader?;
         // Through the log's format and back, as production does.
-        let batch = Batch { at, request_id, commands };
+        let batch = Batch {
+            at,
+            request_id,
+            commands,
+        };
         let read = Batch::decode(&batch.encode()).map_err(|e| e.to_string());
         match read {
             Ok(read) if read == batch => {}
-            Ok(_) => return Some(Err("a batch is another one after encoding and decoding".into())),
+            Ok(_) => {
+                return Some(Err(
+                    "a batch is another one after encoding and decoding".into()
+                ));
+            }
             Err(e) => return Some(Err(e)),
         }
         self.log.push(Arc::new(batch));
@@ -67,13 +91,20 @@ impl Order {
             results = m.state.apply(&self.log[index]);
             m.applied += 1;
             if m.state.revision() < before {
-                return Err(format!("the revision of member {member} went back from {before} to {}", m.state.revision()));
+                return Err(format!(
+                    "the revision of member {member} went back from {before} to {}",
+                    m.state.revision()
+                ));
             }
             let hash = m.state.hash();
             match self.hashes.get(index) {
                 None => self.hashes.push(hash),
                 Some(first) if *first == hash => {}
-                Some(first) => return Err(format!("member {member} differs after entry {index}: {hash:x}, not {first:x}")),
+                Some(first) => {
+                    return Err(format!(
+                        "member {member} differs after entry {index}: {hash:x}, not {first:x}"
+                    ));
+                }
             }
         }
         Ok(results)
@@ -97,11 +128,14 @@ impl Order {
     /// A member comes back from what is on its disk.
     pub fn restart(&mut self, member: usize) -> Result<(), String> {
         let m = &mut self.members[member];
-        m.state = snapshot::read(&mut std::mem::take(&mut m.disk).as_slice()).map_err(|e| e.to_string())?;
+        m.state = snapshot::read(&mut std::mem::take(&mut m.disk).as_slice())
+            .map_err(|e| e.to_string())?;
         m.applied = m.disk_applied;
         m.up = true;
         match m.applied.checked_sub(1).and_then(|i| self.hashes.get(i)) {
-            Some(want) if *want != m.state.hash() => Err(format!("member {member} is not what it was before its restart")),
+            Some(want) if *want != m.state.hash() => Err(format!(
+                "member {member} is not what it was before its restart"
+            )),
             _ => Ok(()),
         }
     }

@@ -39,8 +39,21 @@ impl Report {
 
     /// Kinds of trouble that never came up: a run of many seeds without them proves less than it seems to.
     pub fn missing(&self) -> Vec<&'static str> {
-        let must = ["crashes", "lost replies", "relists", "leader moves", "rollouts", "requests", "drains", "lost nodes"];
-        self.fields().into_iter().filter(|(name, n)| *n == 0 && must.contains(name)).map(|(name, _)| name).collect()
+        let must = [
+            "crashes",
+            "lost replies",
+            "relists",
+            "leader moves",
+            "rollouts",
+            "requests",
+            "drains",
+            "lost nodes",
+        ];
+        self.fields()
+            .into_iter()
+            .filter(|(name, n)| *n == 0 && must.contains(name))
+            .map(|(name, _)| name)
+            .collect()
     }
 
     fn fields(&self) -> [(&'static str, u64); 11] {
@@ -78,7 +91,11 @@ impl Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let parts: Vec<String> = self.fields().iter().map(|(name, n)| format!("{n} {name}")).collect();
+        let parts: Vec<String> = self
+            .fields()
+            .iter()
+            .map(|(name, n)| format!("{n} {name}"))
+            .collect();
         f.write_str(&parts.join(", "))
     }
 }
@@ -108,8 +125,16 @@ impl std::fmt::Display for Failure {
             writeln!(f, "  {line}")?;
         }
         writeln!(f, "{:?}", self.knobs)?;
-        writeln!(f, "VIOLATION {} at {} ms: {}", self.property, self.at_ms, self.message)?;
-        write!(f, "replay: cargo xtask sim --seed {} --steps {}", self.seed, self.steps)
+        writeln!(
+            f,
+            "VIOLATION {} at {} ms: {}",
+            self.property, self.at_ms, self.message
+        )?;
+        write!(
+            f,
+            "replay: cargo xtask sim --seed {} --steps {}",
+            self.seed, self.steps
+        )
     }
 }
 

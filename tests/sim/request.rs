@@ -22,12 +22,26 @@ const WIRE_MS: u64 = 1;
 
 impl World {
     pub fn on_request(&mut self) {
+        if !self.requests {
+            return;
+        }
         let wait = self.knobs.between_requests_ms_max;
         self.soon(if self.faulty { wait } else { wait * 10 }, Event::Request);
         let Some(view) = self.view() else { return };
-        let services: Vec<Key> = view.list("services", None).filter(|s| !meta::string_map(&s.value()["spec"]["selector"]).is_empty()).map(|s| s.key.clone()).collect();
-        let up: Vec<usize> = (0..self.nodes.len()).filter(|n| self.nodes[*n].up).collect();
-        let (Some(service), Some(from)) = (self.net.pick(&services).cloned(), self.net.pick(&up).copied()) else { return };
+        let services: Vec<Key> = view
+            .list("services", None)
+            .filter(|s| !meta::string_map(&s.value()["spec"]["selector"]).is_empty())
+            .map(|s| s.key.clone())
+            .collect();
+        let up: Vec<usize> = (0..self.nodes.len())
+            .filter(|n| self.nodes[*n].up)
+            .collect();
+        let (Some(service), Some(from)) = (
+            self.net.pick(&services).cloned(),
+            self.net.pick(&up).copied(),
+        ) else {
+            return;
+        };
         if self.send(from, &service).is_none() {
             self.report.misses += 1;
         }
@@ -40,16 +54,37 @@ impl World {
         let table = &self.nodes[from].table;
         let host = format!("{}.{}.localhost", service.name, service.namespace);
         let found = if outside {
-            find(table, &Parts { host: &host, path: b"/", method: "GET" })
+            find(
+                table,
+                &Parts {
+                    host: &host,
+                    path: b"/",
+                    method: "GET",
+                },
+            )
         } else {
-            find_service(table, &format!("{}.{}", service.name, service.namespace), "default", 80)
+            find_service(
+                table,
+                &format!("{}.{}", service.name, service.namespace),
+                "default",
+                80,
+            )
         };
         let endpoints = found.ok()?.endpoints;
         // What is in flight is known to every proxy only for itself; here it is as good as none.
         let endpoint = endpoints.get(pick(endpoints, &|_: &_| 0, seed)?)?;
-        let (uid, pod, target) = (endpoint.pod_uid.to_string(), endpoint.pod_name.to_string(), endpoint.node.to_string());
+        let (uid, pod, target) = (
+            endpoint.pod_uid.to_string(),
+            endpoint.pod_name.to_string(),
+            endpoint.node.to_string(),
+        );
         let to = self.nodes.iter().position(|n| n.name == target)?;
-        let request = Request { from, to, uid: uid.clone(), pod };
+        let request = Request {
+            from,
+            to,
+            uid: uid.clone(),
+            pod,
+        };
         if to == from {
             self.on_arrive(request);
         } else {
@@ -60,7 +95,11 @@ impl World {
 
     pub fn on_arrive(&mut self, request: Request) {
         let target = &mut self.nodes[request.to];
-        let accepted = target.up && target.instances.get(&request.uid).is_some_and(|i| i.accepting);
+        let accepted = target.up
+            && target
+                .instances
+                .get(&request.uid)
+                .is_some_and(|i| i.accepting);
         if !accepted {
             self.report.misses += 1;
             return self.check_refused(&request);
@@ -71,7 +110,14 @@ impl World {
         self.report.requests += 1;
         let epoch = target.epoch;
         let ms = self.net.between(1, self.knobs.request_ms_max);
-        self.schedule(ms, Event::Finish { node: request.to, epoch, uid: request.uid });
+        self.schedule(
+            ms,
+            Event::Finish {
+                node: request.to,
+                epoch,
+                uid: request.uid,
+            },
+        );
     }
 
     pub fn on_finish(&mut self, node: usize, epoch: u32, uid: &str) {
@@ -79,7 +125,9 @@ impl World {
         if !n.up || n.epoch != epoch {
             return;
         }
-        let Some(i) = n.instances.get_mut(uid) else { return };
+        let Some(i) = n.instances.get_mut(uid) else {
+            return;
+        };
         i.in_flight = i.in_flight.saturating_sub(1);
         if i.in_flight == 0 && std::mem::take(&mut i.finishing) {
             let input = Box::new(coracle_agent::Input::Stopped { uid: uid.into() });

@@ -1,7 +1,9 @@
 //! The API as far as writes go: what `server::write` would propose for a request, from one view. Defaults are the
 //! production ones; conflicts come back and are tried again by whoever asked.
 
-use coracle_api::{Ids, Key, Kind, Timestamp, attrs, canonical, claims, defaults, kinds, meta, patch};
+use coracle_api::{
+    Ids, Key, Kind, Timestamp, attrs, canonical, claims, defaults, kinds, meta, patch,
+};
 use coracle_state::{Command, Expect, View};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -16,7 +18,13 @@ pub(crate) enum Refusal {
 }
 
 fn put(kind: &Kind, object: &Value, expect: Expect) -> Command {
-    Command::put(kind.table, meta::key(object), expect, canonical::encode(object), claims::of(kind, object))
+    Command::put(
+        kind.table,
+        meta::key(object),
+        expect,
+        canonical::encode(object),
+        claims::of(kind, object),
+    )
 }
 
 /// The kind of a word that the simulator itself uses.
@@ -39,21 +47,36 @@ pub(crate) fn create(kind: &Kind, mut object: Value, now: Timestamp, ids: &mut I
 }
 
 /// Read, change, write with the revision read.
-pub(crate) fn update(view: &View, kind: &Kind, key: &Key, change: impl FnOnce(&mut Value)) -> Result<Command, Refusal> {
+pub(crate) fn update(
+    view: &View,
+    kind: &Kind,
+    key: &Key,
+    change: impl FnOnce(&mut Value),
+) -> Result<Command, Refusal> {
     let old = view.get(kind.table, key).ok_or(Refusal::NotFound)?;
     let before = old.value();
     let mut object = before.clone();
     change(&mut object);
     defaults::apply(kind, &mut object);
     if object["spec"] != before["spec"] && meta::generation(&before) > 0 && kind.table != "pods" {
-        meta::metadata(&mut object).insert("generation".into(), json!(meta::generation(&before) + 1));
+        meta::metadata(&mut object)
+            .insert("generation".into(), json!(meta::generation(&before) + 1));
     }
     Ok(put(kind, &object, Expect::Revision(old.revision)))
 }
 
 /// Merge patch of a pod's status, with uid and revision as preconditions.
-pub(crate) fn pod_status(view: &View, key: &Key, uid: &str, revision: u64, status: &Value) -> Result<Command, Refusal> {
-    let old = view.get("pods", key).filter(|o| o.attrs.uid == uid).ok_or(Refusal::NotFound)?;
+pub(crate) fn pod_status(
+    view: &View,
+    key: &Key,
+    uid: &str,
+    revision: u64,
+    status: &Value,
+) -> Result<Command, Refusal> {
+    let old = view
+        .get("pods", key)
+        .filter(|o| o.attrs.uid == uid)
+        .ok_or(Refusal::NotFound)?;
     if old.revision != revision {
         return Err(Refusal::Conflict);
     }
@@ -80,26 +103,45 @@ pub(crate) fn delete(
     propagation: Propagation,
     now: Timestamp,
 ) -> Result<Command, Refusal> {
-    let old = view.get(kind.table, key).filter(|o| uid.is_none_or(|u| o.attrs.uid == u)).ok_or(Refusal::NotFound)?;
+    let old = view
+        .get(kind.table, key)
+        .filter(|o| uid.is_none_or(|u| o.attrs.uid == u))
+        .ok_or(Refusal::NotFound)?;
     let mut object = old.value();
-    let bound = kind.table == "pods" && !old.attrs.node_name.is_empty() && !attrs::pod_ended(&object);
-    let own = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
-    let grace = if bound { grace_seconds.unwrap_or(own) } else { 0 };
+    let bound =
+        kind.table == "pods" && !old.attrs.node_name.is_empty() && !attrs::pod_ended(&object);
+    let own = object["spec"]["terminationGracePeriodSeconds"]
+        .as_i64()
+        .unwrap_or(30);
+    let grace = if bound {
+        grace_seconds.unwrap_or(own)
+    } else {
+        0
+    };
     let mut finalizers = meta::finalizers(&object);
     match propagation {
         Propagation::Background => {}
         Propagation::Foreground => finalizers.push("foregroundDeletion".into()),
         Propagation::Orphan => finalizers.push("orphan".into()),
     }
-    let held = kind.table == "namespaces" && object["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
+    let held = kind.table == "namespaces"
+        && object["spec"]["finalizers"]
+            .as_array()
+            .is_some_and(|f| !f.is_empty());
     if grace == 0 && finalizers.is_empty() && !held {
-        return Ok(Command::delete(kind.table, key.clone(), Expect::Revision(old.revision)));
+        return Ok(Command::delete(
+            kind.table,
+            key.clone(),
+            Expect::Revision(old.revision),
+        ));
     }
     if old.attrs.deleting {
         // Being deleted already; nothing is made shorter here.
         return Err(Refusal::NotFound);
     }
-    let at = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+    let at = now
+        .checked_add(SignedDuration::from_secs(grace))
+        .unwrap_or(Timestamp::MAX);
     let metadata = meta::metadata(&mut object);
     metadata.insert("deletionTimestamp".into(), json!(meta::time_text(at)));
     metadata.insert("deletionGracePeriodSeconds".into(), json!(grace));
@@ -113,7 +155,13 @@ pub(crate) fn delete(
 }
 
 /// Renews a node's lease.
-pub(crate) fn lease(view: &View, node: &str, seconds: u64, now: Timestamp, ids: &mut Ids) -> Command {
+pub(crate) fn lease(
+    view: &View,
+    node: &str,
+    seconds: u64,
+    now: Timestamp,
+    ids: &mut Ids,
+) -> Command {
     let kind = kind("leases");
     let key = Key::new("kube-node-lease", node);
     let mut object = match view.get(kind.table, &key) {

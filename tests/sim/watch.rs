@@ -28,9 +28,20 @@ pub(crate) const SLICES: &str = "endpointslices.discovery.k8s.io";
 
 /// The watches of a node, all to list first.
 pub(crate) fn watches(member: usize) -> Vec<Watch> {
-    [(PODS, "pods"), ("services", "services"), (SLICES, "endpointslices"), ("ingresses.networking.k8s.io", "ingresses")]
-        .map(|(table, plural)| Watch { table, plural, member, at: None, scheduled: false })
-        .into()
+    [
+        (PODS, "pods"),
+        ("services", "services"),
+        (SLICES, "endpointslices"),
+        ("ingresses.networking.k8s.io", "ingresses"),
+    ]
+    .map(|(table, plural)| Watch {
+        table,
+        plural,
+        member,
+        at: None,
+        scheduled: false,
+    })
+    .into()
 }
 
 impl World {
@@ -53,11 +64,15 @@ impl World {
             return;
         }
         let view = self.order.members[w.member].state.view();
-        let news = w.at.is_none_or(|at| view.events_after(w.table, at).is_none_or(|e| !e.is_empty()));
+        let news =
+            w.at.is_none_or(|at| view.events_after(w.table, at).is_none_or(|e| !e.is_empty()));
         if news {
             let epoch = n.epoch;
             self.nodes[node].watches[watch].scheduled = true;
-            self.soon(self.knobs.watch_ms_max, Event::Deliver { node, epoch, watch });
+            self.soon(
+                self.knobs.watch_ms_max,
+                Event::Deliver { node, epoch, watch },
+            );
         }
     }
 
@@ -73,14 +88,20 @@ impl World {
         if !self.order.members[w.member].up {
             return self.reconnect(node, watch);
         }
-        let Some(at) = w.at else { return self.list(node, watch) };
+        let Some(at) = w.at else {
+            return self.list(node, watch);
+        };
         if self.faulty && self.net.chance(self.knobs.broken_watch) {
             // What was on the way is lost; the client lists again.
             self.nodes[node].watches[watch].at = None;
             self.report.relists += 1;
             return self.reconnect(node, watch);
         }
-        match self.order.members[w.member].state.view().events_after(w.table, at) {
+        match self.order.members[w.member]
+            .state
+            .view()
+            .events_after(w.table, at)
+        {
             None => {
                 self.nodes[node].watches[watch].at = None;
                 self.report.relists += 1;
@@ -97,18 +118,25 @@ impl World {
 
     /// Connects to a member that is up; waits if none is.
     fn reconnect(&mut self, node: usize, watch: usize) {
-        let up: Vec<usize> = (0..self.order.members.len()).filter(|m| self.order.members[*m].up).collect();
+        let up: Vec<usize> = (0..self.order.members.len())
+            .filter(|m| self.order.members[*m].up)
+            .collect();
         let epoch = self.nodes[node].epoch;
         if let Some(member) = self.net.pick(&up).copied() {
             self.nodes[node].watches[watch].member = member;
         }
         self.nodes[node].watches[watch].scheduled = true;
-        self.soon(self.knobs.watch_ms_max * 3, Event::Deliver { node, epoch, watch });
+        self.soon(
+            self.knobs.watch_ms_max * 3,
+            Event::Deliver { node, epoch, watch },
+        );
     }
 
     /// A list without a resourceVersion: of everything that is committed, or not at all.
     fn list(&mut self, node: usize, watch: usize) {
-        let Some(view) = self.view() else { return self.reconnect(node, watch) };
+        let Some(view) = self.view() else {
+            return self.reconnect(node, watch);
+        };
         let w = self.nodes[node].watches[watch].clone();
         self.nodes[node].watches[watch].at = Some(view.revision);
         if w.table == PODS {

@@ -7,6 +7,7 @@ use coracle_api::Timestamp;
 use coracle_state::{Command, Results, View};
 use jiff::SignedDuration;
 
+use crate::Knobs;
 use crate::check::Checks;
 use crate::control::Control;
 use crate::dice::Dice;
@@ -15,7 +16,6 @@ use crate::order::Order;
 use crate::report::{Failure, Report};
 use crate::request::Request;
 use crate::user::{Op, User};
-use crate::Knobs;
 
 /// Lines kept for a failure.
 const TRAIL_MAX: usize = 60;
@@ -39,9 +39,17 @@ pub(crate) enum Event {
     /// The leader plans.
     Control,
     /// A watch of a node delivers what there is.
-    Deliver { node: usize, epoch: u32, watch: usize },
+    Deliver {
+        node: usize,
+        epoch: u32,
+        watch: usize,
+    },
     /// Some work on a node has an outcome.
-    Work { node: usize, epoch: u32, input: Box<Input> },
+    Work {
+        node: usize,
+        epoch: u32,
+        input: Box<Input>,
+    },
     /// A node renews its lease and repeats its report.
     Heartbeat { node: usize, epoch: u32 },
     /// A proxy's report reaches the leader.
@@ -51,7 +59,11 @@ pub(crate) enum Event {
     /// The request reaches the replica that was picked.
     Arrive(Request),
     /// The replica has answered.
-    Finish { node: usize, epoch: u32, uid: String },
+    Finish {
+        node: usize,
+        epoch: u32,
+        uid: String,
+    },
     /// Something goes wrong.
     Fault,
     /// The user does something.
@@ -72,9 +84,19 @@ pub(crate) enum Event {
 #[derive(Clone, Debug)]
 pub(crate) enum Who {
     /// The leader's loop of this term.
-    Control { term: u64, proposal: coracle_plan::Proposal },
+    Control {
+        term: u64,
+        /// Revision of the view it was decided on.
+        planned_at: u64,
+        proposal: coracle_plan::Proposal,
+    },
     /// A runner's status write.
-    Status { node: usize, epoch: u32, uid: String, seq: u64 },
+    Status {
+        node: usize,
+        epoch: u32,
+        uid: String,
+        seq: u64,
+    },
     /// A runner's other writes; it repeats them if need be.
     Runner,
     /// The user.
@@ -109,6 +131,8 @@ pub(crate) struct World {
     pub net: Dice,
     pub faults: Dice,
     pub failure: Option<Box<Failure>>,
+    /// Whether requests are sent all the time.
+    pub requests: bool,
     /// When something other than a lease was last written.
     pub last_write: Timestamp,
     events: BTreeMap<(Timestamp, u64), Event>,
@@ -119,7 +143,9 @@ pub(crate) struct World {
 
 impl World {
     pub fn new(seed: u64, knobs: Knobs, verbose: bool) -> Self {
-        let start: Timestamp = "2030-01-01T00:00:00Z".parse().unwrap_or(Timestamp::UNIX_EPOCH);
+        let start: Timestamp = "2030-01-01T00:00:00Z"
+            .parse()
+            .unwrap_or(Timestamp::UNIX_EPOCH);
         Self {
             seed,
             steps: 0,
@@ -137,6 +163,7 @@ impl World {
             net: Dice::new(seed, "net"),
             faults: Dice::new(seed, "faults"),
             failure: None,
+            requests: false,
             last_write: start,
             events: BTreeMap::new(),
             sequence: 0,
@@ -162,7 +189,9 @@ impl World {
 
     /// A time from now.
     pub fn after(&self, ms: u64) -> Timestamp {
-        self.now.checked_add(SignedDuration::from_millis(ms as i64)).unwrap_or(Timestamp::MAX)
+        self.now
+            .checked_add(SignedDuration::from_millis(ms as i64))
+            .unwrap_or(Timestamp::MAX)
     }
 
     pub fn schedule_at(&mut self, at: Timestamp, event: Event) {
@@ -223,7 +252,7 @@ impl World {
     /// The first phase: everything may go wrong.
     pub fn run_faulty(&mut self, steps: u64) -> Result<(), Box<Failure>> {
         self.steps = steps;
-        self.faulty = true;
+        (self.faulty, self.requests) = (true, true);
         for event in [Event::Fault, Event::User, Event::User, Event::Request] {
             self.schedule(1, event);
         }
@@ -244,17 +273,40 @@ impl World {
         self.failed()
     }
 
+    /// Runs until nothing but leases has been written for some virtual time; nothing is said about whether that is well.
+    pub fn quiet(&mut self, quiet_ms: u64, ms_max: u64) -> Result<(), Box<Failure>> {
+        let deadline = self.after(ms_max);
+        self.last_write = self.now;
+        while self.now.duration_since(self.last_write).as_millis() < i128::from(quiet_ms) {
+            if self.now >= deadline {
+                self.violated("convergence", format!("still writing after {ms_max} ms"));
+                return self.failed();
+            }
+            self.run_for(1_000)?;
+        }
+        Ok(())
+    }
+
     /// Runs until nothing but leases is written any more and everything is as it should be.
     pub fn rest(&mut self, ms_max: u64) -> Result<(), Box<Failure>> {
         let deadline = self.after(ms_max);
         loop {
             self.run_for(REST_MS)?;
             let idle = self.now.duration_since(self.last_write).as_millis() >= i128::from(REST_MS);
-            let missing = if idle { self.unfinished() } else { Some("it is still writing".to_string()) };
+            let missing = if idle {
+                self.unfinished()
+            } else {
+                Some("it is still writing".to_string())
+            };
             match missing {
                 None => return Ok(()),
                 Some(what) if self.now >= deadline => {
-                    self.violated("convergence", format!("the cluster is not at rest after {ms_max} ms without faults: {what}"));
+                    self.violated(
+                        "convergence",
+                        format!(
+                            "the cluster is not at rest after {ms_max} ms without faults: {what}"
+                        ),
+                    );
                     return self.failed();
                 }
                 // The user's last requests may have come after everything was put right.
@@ -266,20 +318,26 @@ impl World {
     /// Runs events for some virtual time.
     pub fn run_for(&mut self, ms: u64) -> Result<(), Box<Failure>> {
         let end = self.after(ms);
-        while self.events.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
+        while self
+            .events
+            .first_key_value()
+            .is_some_and(|((at, _), _)| *at <= end)
+        {
             self.step()?;
         }
         self.now = end;
         Ok(())
     }
 
-    fn failed(&mut self) -> Result<(), Box<Failure>> {
+    pub fn failed(&mut self) -> Result<(), Box<Failure>> {
         self.failure.take().map_or(Ok(()), Err)
     }
 
     /// Takes one event. Returns false if there is none.
     fn step(&mut self) -> Result<bool, Box<Failure>> {
-        let Some(((at, _), event)) = self.events.pop_first() else { return Ok(false) };
+        let Some(((at, _), event)) = self.events.pop_first() else {
+            return Ok(false);
+        };
         self.now = at;
         self.report.steps += 1;
         if self.verbose {
@@ -317,13 +375,22 @@ impl World {
     pub fn propose(&mut self, who: Who, commands: Vec<Command>) -> u64 {
         self.proposals += 1;
         let id = self.proposals;
-        self.pending.insert(id, Pending { who, commands, results: None });
+        self.pending.insert(
+            id,
+            Pending {
+                who,
+                commands,
+                results: None,
+            },
+        );
         self.soon(self.knobs.propose_ms_max, Event::Commit(id));
         id
     }
 
     fn on_commit(&mut self, id: u64) {
-        let Some(pending) = self.pending.get(&id).cloned() else { return };
+        let Some(pending) = self.pending.get(&id).cloned() else {
+            return;
+        };
         let first = pending.results.is_none();
         let lost = first && self.faulty && self.net.chance(self.knobs.lost_proposal);
         // A deposed leader's proposal may still be forwarded to its successor.
@@ -339,7 +406,10 @@ impl World {
         self.report.entries += 1;
         if let Some(known) = &pending.results {
             if *known != results {
-                self.violated("a retry applies once", format!("proposal {id} gave {known:?}, then {results:?}"));
+                self.violated(
+                    "a retry applies once",
+                    format!("proposal {id} gave {known:?}, then {results:?}"),
+                );
             }
         } else {
             self.note_commit(&pending, &results);
@@ -356,7 +426,11 @@ impl World {
         if self.faulty && self.net.chance(self.knobs.lost_reply) {
             self.report.lost_replies += 1;
             // Propose retries by itself with the same request id, or gives up.
-            let event = if self.net.chance(600) { Event::Commit(id) } else { Event::Timeout(id) };
+            let event = if self.net.chance(600) {
+                Event::Commit(id)
+            } else {
+                Event::Timeout(id)
+            };
             return self.soon(self.knobs.propose_ms_max * 4, event);
         }
         self.soon(self.knobs.propose_ms_max, Event::Reply(id));
@@ -368,12 +442,17 @@ impl World {
                 continue;
             }
             let note = match &pending.who {
-                Who::Control { proposal, .. } => format!("plan: {}", proposal.notes.get(i).map_or("", String::as_str)),
+                Who::Control { proposal, .. } => {
+                    format!("plan: {}", proposal.notes.get(i).map_or("", String::as_str))
+                }
                 Who::Status { node, .. } => format!("n{}: status of {}", node + 1, command.key),
                 Who::Runner => format!("runner: {} {}", command.table, command.key),
                 Who::User { op, .. } => format!("user: {op}"),
             };
-            if note.contains("create events") || note.contains("update events") || note.contains("require ") {
+            if note.contains("create events")
+                || note.contains("update events")
+                || note.contains("require ")
+            {
                 continue;
             }
             self.say(|| match result {
@@ -387,13 +466,19 @@ impl World {
     /// Spreads the news of a commit.
     fn changed(&mut self, before: &View, after: &View) {
         let leases_only = after.tables.iter().all(|(name, table)| {
-            name == "leases.coordination.k8s.io" || table.events_after(before.revision).is_some_and(|e| e.is_empty())
+            name == "leases.coordination.k8s.io"
+                || table
+                    .events_after(before.revision)
+                    .is_some_and(|e| e.is_empty())
         });
         if !leases_only {
             self.last_write = self.now;
         }
         for member in 0..self.order.members.len() {
-            if Some(member) != self.order.leader && self.order.members[member].up && !self.order.members[member].following {
+            if Some(member) != self.order.leader
+                && self.order.members[member].up
+                && !self.order.members[member].following
+            {
                 self.order.members[member].following = true;
                 self.soon(self.knobs.follow_ms_max, Event::Follow(member));
             }
@@ -415,21 +500,39 @@ impl World {
     }
 
     fn on_reply(&mut self, id: u64) {
-        let Some(pending) = self.pending.remove(&id) else { return };
-        let Some(results) = pending.results else { return };
+        let Some(pending) = self.pending.remove(&id) else {
+            return;
+        };
+        let Some(results) = pending.results else {
+            return;
+        };
         match pending.who {
-            Who::Control { term, proposal } => self.control_settled(id, term, &proposal, Some(&results)),
-            Who::Status { node, epoch, uid, seq } => self.status_settled(node, epoch, uid, seq, Some(&results)),
+            Who::Control { term, proposal, .. } => {
+                self.control_settled(id, term, &proposal, Some(&results))
+            }
+            Who::Status {
+                node,
+                epoch,
+                uid,
+                seq,
+            } => self.status_settled(node, epoch, uid, seq, Some(&results)),
             Who::Runner => {}
             Who::User { op, tries } => self.user_settled(op, tries, Some(&results)),
         }
     }
 
     fn on_timeout(&mut self, id: u64) {
-        let Some(pending) = self.pending.remove(&id) else { return };
+        let Some(pending) = self.pending.remove(&id) else {
+            return;
+        };
         match pending.who {
-            Who::Control { term, proposal } => self.control_settled(id, term, &proposal, None),
-            Who::Status { node, epoch, uid, seq } => self.status_settled(node, epoch, uid, seq, None),
+            Who::Control { term, proposal, .. } => self.control_settled(id, term, &proposal, None),
+            Who::Status {
+                node,
+                epoch,
+                uid,
+                seq,
+            } => self.status_settled(node, epoch, uid, seq, None),
             Who::Runner => {}
             Who::User { op, tries } => self.user_settled(op, tries, None),
         }

@@ -7,7 +7,10 @@ use anyhow::{Context, Result, ensure};
 
 /// The workspace.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default()
 }
 
 /// The target folder of the workspace, as cargo sees it.
@@ -17,7 +20,13 @@ pub fn target() -> PathBuf {
 
 /// Runs a program; not 0 is an error.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
-    ensure!(status.success(), "{:?} ended with {status}", command.get_program());
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    ensure!(
+        status.success(),
+        "{:?} ended with {status}",
+        command.get_program()
+    );
     Ok(())
 }

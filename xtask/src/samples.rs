@@ -27,14 +27,24 @@ pub fn run(update: bool, check: bool) -> Result<()> {
         eprintln!("samples: {name}");
         run_command(
             Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-                .args(["build", "--quiet", "--locked", "--release", "--target", "wasm32-wasip2"])
+                .args([
+                    "build",
+                    "--quiet",
+                    "--locked",
+                    "--release",
+                    "--target",
+                    "wasm32-wasip2",
+                ])
                 .current_dir(&source)
                 .env("RUSTC", &rustc)
                 .env("CARGO_TARGET_DIR", &build)
                 .env_remove("RUSTUP_TOOLCHAIN"),
         )?;
-        let built = build.join("wasm32-wasip2/release").join(format!("{name}.wasm"));
-        std::fs::copy(&built, out.join(format!("{name}.wasm"))).with_context(|| format!("{}", built.display()))?;
+        let built = build
+            .join("wasm32-wasip2/release")
+            .join(format!("{name}.wasm"));
+        std::fs::copy(&built, out.join(format!("{name}.wasm")))
+            .with_context(|| format!("{}", built.display()))?;
         let hash = source_hash(&source)?;
         std::fs::write(out.join(format!("{name}.source")), &hash)?;
         if update {
@@ -49,15 +59,23 @@ pub fn run(update: bool, check: bool) -> Result<()> {
 fn check_prebuilt() -> Result<()> {
     for name in SAMPLES {
         let dir = root().join("samples").join(name);
-        let size = std::fs::metadata(dir.join("prebuilt.wasm")).with_context(|| format!("samples/{name}/prebuilt.wasm"))?.len();
-        ensure!(size <= PREBUILT_BYTES_MAX, "samples/{name}/prebuilt.wasm has {size} bytes, the bound is {PREBUILT_BYTES_MAX}");
+        let size = std::fs::metadata(dir.join("prebuilt.wasm"))
+            .with_context(|| format!("samples/{name}/prebuilt.wasm"))?
+            .len();
+        ensure!(
+            size <= PREBUILT_BYTES_MAX,
+            "samples/{name}/prebuilt.wasm has {size} bytes, the bound is {PREBUILT_BYTES_MAX}"
+        );
         let recorded = std::fs::read_to_string(dir.join("prebuilt.source")).unwrap_or_default();
         ensure!(
             recorded.trim() == source_hash(&dir)?,
             "samples/{name}/prebuilt.wasm was built from other sources; run `cargo xtask samples --update` and commit it"
         );
     }
-    eprintln!("samples: {} prebuilt components match their sources", SAMPLES.len());
+    eprintln!(
+        "samples: {} prebuilt components match their sources",
+        SAMPLES.len()
+    );
     Ok(())
 }
 
@@ -71,7 +89,11 @@ pub fn source_hash(sample: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     for f in files {
         let bytes = std::fs::read(&f).with_context(|| format!("{}", f.display()))?;
-        hash.update(f.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
+        hash.update(
+            f.file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        );
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     }
@@ -86,7 +108,10 @@ fn toolchain() -> Result<PathBuf> {
     let prefix = target().join("toolchains/rust-wasip2");
     let rustc = prefix.join("rustc-wasip2");
     if !rustc.exists() {
-        eprintln!("samples: making a wasm32-wasip2 toolchain in {} (about two minutes, once)", prefix.display());
+        eprintln!(
+            "samples: making a wasm32-wasip2 toolchain in {} (about two minutes, once)",
+            prefix.display()
+        );
         run_command(Command::new("bash").arg(root().join("xtask/toolchain/rust-wasip2-toolchain.sh")).arg(&prefix).env("JOBS", "2"))
             .context("the toolchain is made from Debian packages: run `apt-get update` first, or `rustup target add wasm32-wasip2`")?;
     }
@@ -97,7 +122,14 @@ fn toolchain() -> Result<PathBuf> {
 }
 
 fn installed() -> Option<PathBuf> {
-    let out = Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()).output().ok()?;
+    let out = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .current_dir(root())
+        .output()
+        .ok()?;
     let sysroot = PathBuf::from(String::from_utf8(out.stdout).ok()?.trim());
-    sysroot.join("lib/rustlib/wasm32-wasip2/lib").exists().then(|| sysroot.join("bin/rustc"))
+    sysroot
+        .join("lib/rustlib/wasm32-wasip2/lib")
+        .exists()
+        .then(|| sysroot.join("bin/rustc"))
 }

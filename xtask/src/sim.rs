@@ -26,9 +26,25 @@ pub struct Args {
 
 fn simulate(tree: &Path, args: &Args) -> Command {
     let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    c.args(["run", "--quiet", "--locked", "--package", "coracle-tests", "--bin", "sim", "--"])
-        .args(["--seed", &args.seed.to_string(), "--seeds", &args.seeds.to_string(), "--steps", &args.steps.to_string()])
-        .current_dir(tree);
+    c.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "coracle-tests",
+        "--bin",
+        "sim",
+        "--",
+    ])
+    .args([
+        "--seed",
+        &args.seed.to_string(),
+        "--seeds",
+        &args.seeds.to_string(),
+        "--steps",
+        &args.steps.to_string(),
+    ])
+    .current_dir(tree);
     c
 }
 
@@ -37,28 +53,57 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.planted {
         return run_command(&mut simulate(&root(), args));
     }
-    let mut patches: Vec<PathBuf> = std::fs::read_dir(root().join("tests/planted"))?.filter_map(|e| Some(e.ok()?.path())).collect();
+    let mut patches: Vec<PathBuf> = std::fs::read_dir(root().join("tests/planted"))?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .collect();
     patches.retain(|p| p.extension().is_some_and(|e| e == "patch"));
     patches.sort();
-    let crates = ["scheduler/plan/", "scheduler/state/", "runner/agent/", "proxy/route/"];
+    let crates = [
+        "scheduler/plan/",
+        "scheduler/state/",
+        "runner/agent/",
+        "proxy/route/",
+    ];
     for c in crates {
-        let planted = patches.iter().any(|p| std::fs::read_to_string(p).is_ok_and(|t| t.contains(&format!("+++ b/{c}"))));
+        let planted = patches
+            .iter()
+            .any(|p| std::fs::read_to_string(p).is_ok_and(|t| t.contains(&format!("+++ b/{c}"))));
         ensure!(planted, "no planted bug in {c}");
     }
     let copy = tempfile::tempdir()?;
     for patch in &patches {
-        let name = patch.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = patch
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
         copy_tree(copy.path())?;
-        let applied = Command::new("patch").args(["-p1", "--fuzz=0", "--silent", "-i"]).arg(patch).current_dir(copy.path()).status().context("cannot start patch(1)")?;
-        ensure!(applied.success(), "{name} no longer applies: plant the bug anew");
+        let applied = Command::new("patch")
+            .args(["-p1", "--fuzz=0", "--silent", "-i"])
+            .arg(patch)
+            .current_dir(copy.path())
+            .status()
+            .context("cannot start patch(1)")?;
+        ensure!(
+            applied.success(),
+            "{name} no longer applies: plant the bug anew"
+        );
         // One target folder for all copies: only the patched crate and its dependents are built again.
-        let out = simulate(copy.path(), args).env("CARGO_TARGET_DIR", target().join("planted")).output()?;
-        let text = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+        let out = simulate(copy.path(), args)
+            .env("CARGO_TARGET_DIR", target().join("planted"))
+            .output()?;
+        let text = String::from_utf8_lossy(&out.stderr).into_owned()
+            + &String::from_utf8_lossy(&out.stdout);
         if out.status.success() {
-            bail!("{name}: not caught in {} seeds of {} steps", args.seeds, args.steps);
+            bail!(
+                "{name}: not caught in {} seeds of {} steps",
+                args.seeds,
+                args.steps
+            );
         }
         let Some(line) = text.lines().find(|l| l.starts_with("VIOLATION")) else {
-            bail!("{name}: the run failed without naming a violated property (did the patch break the build?)\n{text}");
+            bail!(
+                "{name}: the run failed without naming a violated property (did the patch break the build?)\n{text}"
+            );
         };
         println!("{name}: caught: {line}");
     }
@@ -68,7 +113,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The tracked and new files of the tree, fresh.
 fn copy_tree(to: &Path) -> Result<()> {
-    let files = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root()).output()?;
+    let files = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()?;
     ensure!(files.status.success(), "git ls-files failed");
     for f in String::from_utf8(files.stdout)?.lines() {
         let (from, to) = (root().join(f), to.join(f));

@@ -19,21 +19,60 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("coracle-plan", &["api", "state"]),
     ("coracle-raft", &["state"]),
     ("coracle-server", &["api", "state"]),
-    ("coracle-scheduler", &["api", "plan", "state", "raft", "server", "registry"]),
+    (
+        "coracle-scheduler",
+        &["api", "plan", "state", "raft", "server", "registry"],
+    ),
     ("coracle-engine", &[]),
     ("coracle-proxy", &["route"]),
-    ("coracle-runner", &["api", "agent", "engine", "proxy", "route"]),
+    (
+        "coracle-runner",
+        &["api", "agent", "engine", "proxy", "route"],
+    ),
     ("coracle-registry", &[]),
     ("coracle-tests", &["api", "plan", "state", "agent", "route"]),
     ("xtask", &[]),
 ];
 /// Crates that decide and never do.
-const PURE: &[&str] = &["api", "scheduler/plan", "scheduler/state", "runner/agent", "proxy/route"];
+const PURE: &[&str] = &[
+    "api",
+    "scheduler/plan",
+    "scheduler/state",
+    "runner/agent",
+    "proxy/route",
+];
 /// What a pure crate never names outside its tests.
-const IMPURE: &[&str] =
-    &["tokio::", "axum::", "hyper::", "openraft::", "wasmtime::", "Instant::now", "SystemTime", "Timestamp::now", "Zoned::now", "std::fs", "std::net", "std::env", "std::thread", "rand::", "HashMap<", "HashSet<", "Mutex", "RwLock"];
+const IMPURE: &[&str] = &[
+    "tokio::",
+    "axum::",
+    "hyper::",
+    "openraft::",
+    "wasmtime::",
+    "Instant::now",
+    "SystemTime",
+    "Timestamp::now",
+    "Zoned::now",
+    "std::fs",
+    "std::net",
+    "std::env",
+    "std::thread",
+    "rand::",
+    "HashMap<",
+    "HashSet<",
+    "Mutex",
+    "RwLock",
+];
 /// Packages that would bring a second crypto provider or a build tool.
-const REFUSED: &[&str] = &["aws-lc-rs", "aws-lc-sys", "aws-lc-fips-sys", "openssl-sys", "native-tls", "cmake", "protoc", "protobuf-src"];
+const REFUSED: &[&str] = &[
+    "aws-lc-rs",
+    "aws-lc-sys",
+    "aws-lc-fips-sys",
+    "openssl-sys",
+    "native-tls",
+    "cmake",
+    "protoc",
+    "protobuf-src",
+];
 /// A look is due above this many lines; above the second number it is refused.
 const LINES_MAX: usize = 900;
 
@@ -54,8 +93,15 @@ pub fn run() -> Result<()> {
 }
 
 fn imports(offences: &mut Vec<String>) -> Result<()> {
-    let metadata = MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec()?;
-    let ours: BTreeSet<String> = metadata.packages.iter().map(|p| p.name.to_string()).collect();
+    let metadata = MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .exec()?;
+    let ours: BTreeSet<String> = metadata
+        .packages
+        .iter()
+        .map(|p| p.name.to_string())
+        .collect();
     let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     for package in &metadata.packages {
         let name = package.name.to_string();
@@ -66,14 +112,31 @@ fn imports(offences: &mut Vec<String>) -> Result<()> {
             offences.push(format!("{name} is not in the import table of tidy"));
             continue;
         };
-        for d in package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal && ours.contains(&d.name)) {
+        for d in package
+            .dependencies
+            .iter()
+            .filter(|d| d.kind == DependencyKind::Normal && ours.contains(&d.name))
+        {
             if !list.contains(&d.name.trim_start_matches("coracle-")) {
                 offences.push(format!("{name} must not import {}", d.name));
             }
         }
-        let pure = PURE.iter().any(|p| package.manifest_path.as_str().ends_with(&format!("{p}/Cargo.toml")));
-        for d in package.dependencies.iter().filter(|d| pure && d.kind == DependencyKind::Normal) {
-            if ["tokio", "axum", "hyper", "openraft", "wasmtime", "rand", "reqwest"].contains(&d.name.as_str()) {
+        let pure = PURE.iter().any(|p| {
+            package
+                .manifest_path
+                .as_str()
+                .ends_with(&format!("{p}/Cargo.toml"))
+        });
+        for d in package
+            .dependencies
+            .iter()
+            .filter(|d| pure && d.kind == DependencyKind::Normal)
+        {
+            if [
+                "tokio", "axum", "hyper", "openraft", "wasmtime", "rand", "reqwest",
+            ]
+            .contains(&d.name.as_str())
+            {
                 offences.push(format!("{name} is pure and must not depend on {}", d.name));
             }
         }
@@ -86,20 +149,27 @@ fn lock_file(offences: &mut Vec<String>) -> Result<()> {
     for package in lock["package"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
         if REFUSED.contains(&name) {
-            offences.push(format!("Cargo.lock holds {name}: ring is the only provider and cargo the only build tool"));
+            offences.push(format!(
+                "Cargo.lock holds {name}: ring is the only provider and cargo the only build tool"
+            ));
         }
     }
     Ok(())
 }
 
 fn sources(offences: &mut Vec<String>) -> Result<()> {
-    let out = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root()).output()?;
+    let out = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()?;
     for file in String::from_utf8(out.stdout)?.lines() {
         let path = root().join(file);
         if !path.is_file() || file == "Cargo.lock" {
             continue;
         }
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
         // Machine paths would make the tree work on one machine only.
         for word in ["/root/", "/home/", "/work/"] {
             if text.contains(word) && !file.starts_with("xtask/src/tidy") {
@@ -124,7 +194,8 @@ fn check_source(file: &str, text: &str, offences: &mut Vec<String>) {
         offences.push(format!("{file} does not begin with a module doc"));
     }
     let production = text.split("#[cfg(test)]").next().unwrap_or(text);
-    let in_tests = file.contains("/tests/") || file.ends_with("_test.rs") || file.ends_with("tests.rs");
+    let in_tests =
+        file.contains("/tests/") || file.ends_with("_test.rs") || file.ends_with("tests.rs");
     if PURE.iter().any(|p| file.starts_with(&format!("{p}/src/"))) && !in_tests {
         for (n, line) in production.lines().enumerate() {
             if line.trim_start().starts_with("//") {
@@ -157,7 +228,11 @@ mod tests {
     #[test]
     fn a_clock_in_a_pure_crate_is_an_offence() {
         let mut offences = Vec::new();
-        super::check_source("scheduler/plan/src/x.rs", "//! x\nfn f() { std::time::Instant::now(); }\n", &mut offences);
+        super::check_source(
+            "scheduler/plan/src/x.rs",
+            "//! x\nfn f() { std::time::Instant::now(); }\n",
+            &mut offences,
+        );
         assert_eq!(offences.len(), 1, "{offences:?}");
     }
 }

@@ -4,9 +4,9 @@
 //! [`Action`]s. It owns no handle and does no I/O; the runner's `drive` feeds it and `perform` carries out what it asks.
 //! The same code runs under the simulator against fake instances.
 //!
-//! How to read it: [`spec`] is a pod parsed at the door, [`pod`] the life of a pod, [`container`] the life of a
-//! container inside it, [`leaving`] the way out, [`status`] what the API shows of all that. Every input ends in one
-//! level-triggered pass over the pod it concerns, so a lost or repeated input delays but never derails.
+//! How to read it: [`spec`] is a pod parsed at the door, [`pod`] the life of a pod, [`run`] its containers on their way,
+//! [`container`] the life of one of them, [`leaving`] the way out, [`status`] what the API shows of all that. Every input
+//! ends in one level-triggered pass over the pod it concerns, so a lost or repeated input delays but never derails.
 //!
 //! Invariants:
 //! - Nothing here can fail for reasons outside its arguments: no clock, no randomness, no locks, no hashed maps.
@@ -26,6 +26,7 @@ mod input;
 mod leaving;
 mod pod;
 mod probe;
+mod run;
 mod spec;
 mod status;
 mod volumes;

@@ -10,14 +10,27 @@ use crate::writer::Plan;
 use crate::{pods, replicas};
 
 pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
-    let Some(orphan) = plan.view.get(table, key) else { return };
-    if orphan.attrs.controller().is_some() || orphan.attrs.deleting || (table == "pods" && pods::ended(orphan)) {
+    let Some(orphan) = plan.view.get(table, key) else {
+        return;
+    };
+    if orphan.attrs.controller().is_some()
+        || orphan.attrs.deleting
+        || (table == "pods" && pods::ended(orphan))
+    {
         return;
     }
-    let owners: &[&str] = if table == "pods" { &[replicas::RS, replicas::RC] } else { &["deployments.apps"] };
+    let owners: &[&str] = if table == "pods" {
+        &[replicas::RS, replicas::RC]
+    } else {
+        &["deployments.apps"]
+    };
     for owner_table in owners {
         // Names order owners, so that every leader gives it to the same one.
-        for owner in plan.view.list(owner_table, Some(&key.namespace)).filter(|o| !o.attrs.deleting) {
+        for owner in plan
+            .view
+            .list(owner_table, Some(&key.namespace))
+            .filter(|o| !o.attrs.deleting)
+        {
             let value = owner.value();
             if selector_of(owner_table, &value).is_some_and(|s| s.matches(&orphan.attrs.labels)) {
                 let mut object = orphan.value();
@@ -38,7 +51,8 @@ pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
 
 /// A reference to a controlling owner.
 pub(crate) fn owner_reference(table: &str, owner: &Value) -> Value {
-    let (api_version, kind) = kinds::by_table(table).map_or((String::new(), ""), |k| (k.api_version(), k.kind));
+    let (api_version, kind) =
+        kinds::by_table(table).map_or((String::new(), ""), |k| (k.api_version(), k.kind));
     json!({"apiVersion": api_version, "kind": kind, "name": meta::name(owner), "uid": meta::uid(owner),
         "controller": true, "blockOwnerDeletion": true})
 }

@@ -19,8 +19,11 @@ pub fn check(view: &View) -> Vec<String> {
 
 /// No node over its allocatable, no address twice, and what is counted is what is stored.
 fn capacity(view: &View, broken: &mut Vec<String>) {
-    let (mut used, mut addresses): (BTreeMap<&str, Amounts>, BTreeMap<String, &Obj>) = (BTreeMap::new(), BTreeMap::new());
-    let Some(kind) = kinds::by_table("pods") else { return };
+    let (mut used, mut addresses): (BTreeMap<&str, Amounts>, BTreeMap<String, &Obj>) =
+        (BTreeMap::new(), BTreeMap::new());
+    let Some(kind) = kinds::by_table("pods") else {
+        return;
+    };
     for pod in view.list("pods", None) {
         let value = pod.value();
         if claims::of(kind, &value) != pod.claims {
@@ -34,23 +37,41 @@ fn capacity(view: &View, broken: &mut Vec<String>) {
         sum.cpu_millis += needs.cpu_millis;
         sum.memory_bytes += needs.memory_bytes;
         sum.pods += needs.pods;
-        let ip = value["status"]["podIP"].as_str().unwrap_or_default().to_string();
+        let ip = value["status"]["podIP"]
+            .as_str()
+            .unwrap_or_default()
+            .to_string();
         if ip.is_empty() {
             broken.push(format!("pod {} is bound without an address", pod.key));
         } else if let Some(other) = addresses.insert(ip.clone(), pod) {
-            broken.push(format!("pods {} and {} share address {ip}", other.key, pod.key));
+            broken.push(format!(
+                "pods {} and {} share address {ip}",
+                other.key, pod.key
+            ));
         }
     }
     for (node, sum) in &used {
         if view.used(node) != *sum {
-            broken.push(format!("node {node} is counted as {:?} but its pods use {sum:?}", view.used(node)));
+            broken.push(format!(
+                "node {node} is counted as {:?} but its pods use {sum:?}",
+                view.used(node)
+            ));
         }
     }
     for node in view.list("nodes", None) {
         let room = node.attrs.allocatable.unwrap_or_default();
-        let sum = used.get(node.key.name.as_str()).copied().unwrap_or_default();
-        if sum.cpu_millis > room.cpu_millis || sum.memory_bytes > room.memory_bytes || sum.pods > room.pods {
-            broken.push(format!("node {} is over its allocatable: {sum:?} of {room:?}", node.key.name));
+        let sum = used
+            .get(node.key.name.as_str())
+            .copied()
+            .unwrap_or_default();
+        if sum.cpu_millis > room.cpu_millis
+            || sum.memory_bytes > room.memory_bytes
+            || sum.pods > room.pods
+        {
+            broken.push(format!(
+                "node {} is over its allocatable: {sum:?} of {room:?}",
+                node.key.name
+            ));
         }
     }
 }
@@ -80,17 +101,38 @@ fn slices(view: &View, broken: &mut Vec<String>) {
         let value = slice.value();
         let endpoints = value["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
         if endpoints.len() > PER_SLICE_MAX {
-            broken.push(format!("endpoint slice {} has {} endpoints", slice.key, endpoints.len()));
+            broken.push(format!(
+                "endpoint slice {} has {} endpoints",
+                slice.key,
+                endpoints.len()
+            ));
         }
-        let service = slice.attrs.labels.get("kubernetes.io/service-name").cloned().unwrap_or_default();
+        let service = slice
+            .attrs
+            .labels
+            .get("kubernetes.io/service-name")
+            .cloned()
+            .unwrap_or_default();
         for e in endpoints {
-            let Some(uid) = e["targetRef"]["uid"].as_str() else { continue };
-            let at = (format!("{}/{service}", slice.key.namespace), uid.to_string(), value["ports"].to_string());
+            let Some(uid) = e["targetRef"]["uid"].as_str() else {
+                continue;
+            };
+            let at = (
+                format!("{}/{service}", slice.key.namespace),
+                uid.to_string(),
+                value["ports"].to_string(),
+            );
             if let Some(other) = seen.insert(at, slice.key.to_string()) {
-                broken.push(format!("pod {uid} is in endpoint slices {other} and {} of one Service", slice.key));
+                broken.push(format!(
+                    "pod {uid} is in endpoint slices {other} and {} of one Service",
+                    slice.key
+                ));
             }
             if e["conditions"]["ready"] == true && e["conditions"]["terminating"] == true {
-                broken.push(format!("endpoint slice {} calls a leaving pod ready", slice.key));
+                broken.push(format!(
+                    "endpoint slice {} calls a leaving pod ready",
+                    slice.key
+                ));
             }
         }
     }

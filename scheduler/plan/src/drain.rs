@@ -17,7 +17,9 @@ use crate::{Wait, pods};
 pub const DRAIN_REVISION: &str = "coracle/drain-revision";
 
 pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
-    let Some(obj) = plan.view.get("pods", key).cloned() else { return };
+    let Some(obj) = plan.view.get("pods", key).cloned() else {
+        return;
+    };
     if !obj.attrs.deleting || obj.attrs.node_name.is_empty() || pods::ended(&obj) {
         return;
     }
@@ -30,7 +32,10 @@ pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
         Some(revision) => revision,
         None => {
             if let Some(slice) = offered(plan.view, key, &obj.attrs.uid) {
-                plan.wait(Wait::StillOffered { pod: key.clone(), slice });
+                plan.wait(Wait::StillOffered {
+                    pod: key.clone(),
+                    slice,
+                });
                 return;
             }
             let revision = newest(plan.view);
@@ -39,23 +44,48 @@ pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
         }
     };
     let live = plan.volatile.live_proxies(plan.settings, plan.now);
-    let behind = live.iter().filter(|(node, _)| plan.volatile.acks.get(**node).is_none_or(|applied| *applied < revision));
-    let behind: Vec<_> = behind.map(|(node, until)| (node.to_string(), *until)).collect();
+    let behind = live.iter().filter(|(node, _)| {
+        plan.volatile
+            .acks
+            .get(**node)
+            .is_none_or(|applied| *applied < revision)
+    });
+    let behind: Vec<_> = behind
+        .map(|(node, look_at)| (node.to_string(), *look_at))
+        .collect();
     if behind.is_empty() {
-        pods::set_condition(&mut pod, DRAINED, "True", "ProxiesApplied", "no live proxy chooses this pod any more", plan.now);
+        pods::set_condition(
+            &mut pod,
+            DRAINED,
+            "True",
+            "ProxiesApplied",
+            "no live proxy chooses this pod any more",
+            plan.now,
+        );
         plan.update("pods", &obj, pod, "drained");
         return;
     }
     // A proxy whose lease runs out is no longer waited for.
-    if let Some(at) = behind.iter().map(|(_, until)| *until).min() {
+    if let Some(at) = behind.iter().map(|(_, look_at)| *look_at).min() {
         plan.wake_at(at);
     }
     let nodes: Vec<String> = behind.into_iter().map(|(node, _)| node).collect();
     // The message names no nodes: it would be rewritten with each report. `explain` does.
     let message = format!("waiting until every live proxy has applied revision {revision}");
-    pods::set_condition(&mut pod, DRAINED, "False", "WaitingForProxies", &message, plan.now);
+    pods::set_condition(
+        &mut pod,
+        DRAINED,
+        "False",
+        "WaitingForProxies",
+        &message,
+        plan.now,
+    );
     plan.update("pods", &obj, pod, "leaving");
-    plan.wait(Wait::Proxies { pod: key.clone(), revision, nodes });
+    plan.wait(Wait::Proxies {
+        pod: key.clone(),
+        revision,
+        nodes,
+    });
 }
 
 /// A slice that still offers the pod: as ready, or as `serving` where no other endpoint is ready (proxies fall back to
@@ -68,12 +98,20 @@ fn offered(view: &View, pod: &Key, uid: &str) -> Option<Key> {
         }
         let value = slice.value();
         let endpoints = || value["endpoints"].as_array().into_iter().flatten();
-        let flag = |e: &Value, name: &str, default: bool| e["conditions"][name].as_bool().unwrap_or(default);
+        let flag = |e: &Value, name: &str, default: bool| {
+            e["conditions"][name].as_bool().unwrap_or(default)
+        };
         for e in endpoints().filter(|e| e["targetRef"]["uid"] == uid) {
             if flag(e, "ready", true) || !flag(e, "terminating", false) {
                 return Some(slice.key.clone());
             }
-            if flag(e, "serving", true) && !others_ready(view, slice.attrs.labels.get("kubernetes.io/service-name"), pod) {
+            if flag(e, "serving", true)
+                && !others_ready(
+                    view,
+                    slice.attrs.labels.get("kubernetes.io/service-name"),
+                    pod,
+                )
+            {
                 return Some(slice.key.clone());
             }
         }
@@ -84,15 +122,23 @@ fn offered(view: &View, pod: &Key, uid: &str) -> Option<Key> {
 /// Whether a Service has a ready endpoint (one that is leaving never is).
 fn others_ready(view: &View, service: Option<&String>, pod: &Key) -> bool {
     let Some(service) = service else { return false };
-    view.list(SLICES, Some(&pod.namespace)).filter(|s| s.attrs.labels.get("kubernetes.io/service-name") == Some(service)).any(|s| {
-        let value = s.value();
-        value["endpoints"].as_array().into_iter().flatten().any(|e| e["conditions"]["ready"] == true)
-    })
+    view.list(SLICES, Some(&pod.namespace))
+        .filter(|s| s.attrs.labels.get("kubernetes.io/service-name") == Some(service))
+        .any(|s| {
+            let value = s.value();
+            value["endpoints"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|e| e["conditions"]["ready"] == true)
+        })
 }
 
 /// Revision of the newest change of any slice.
 fn newest(view: &View) -> u64 {
-    view.tables.get(SLICES).map_or(0, |t| t.ring.last().map_or(t.ring_floor, |e| e.revision))
+    view.tables
+        .get(SLICES)
+        .map_or(0, |t| t.ring.last().map_or(t.ring_floor, |e| e.revision))
 }
 
 fn contains(bytes: &[u8], needle: &[u8]) -> bool {

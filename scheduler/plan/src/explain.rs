@@ -27,23 +27,59 @@ pub fn explain(input: &Input, pod: &Key) -> Option<Explanation> {
     let mut waits = Vec::new();
     if is_pending(obj) {
         let plan = Plan::new(input, &mut ids);
-        waits.extend(placement::why_not(&plan, &value).map(|why| Wait::NoNodeFits(pod.clone(), why)));
+        waits.extend(
+            placement::why_not(&plan, &value).map(|why| Wait::NoNodeFits(pod.clone(), why)),
+        );
     } else if obj.attrs.deleting && !pods::ended(obj) {
         waits = reconcile(input, &Task::new(Controller::Drain, pod.clone()), &mut ids).waits;
         if waits.is_empty() && pods::holds(&value, DRAINED) {
-            waits.push(Wait::Finishing { pod: pod.clone(), node: obj.attrs.node_name.clone() });
+            waits.push(Wait::Finishing {
+                pod: pod.clone(),
+                node: obj.attrs.node_name.clone(),
+            });
         }
     } else if !pods::ended(obj) && !pods::ready(&value) {
-        let statuses = value["status"]["containerStatuses"].as_array().into_iter().flatten();
+        let statuses = value["status"]["containerStatuses"]
+            .as_array()
+            .into_iter()
+            .flatten();
         let mut said = statuses.filter_map(|c| {
             let w = &c["state"]["waiting"];
-            let (reason, message) = (w["reason"].as_str()?, w["message"].as_str().unwrap_or_default());
-            Some(if message.is_empty() { reason.to_string() } else { format!("{reason}: {message}") })
+            let (reason, message) = (
+                w["reason"].as_str()?,
+                w["message"].as_str().unwrap_or_default(),
+            );
+            Some(if message.is_empty() {
+                reason.to_string()
+            } else {
+                format!("{reason}: {message}")
+            })
         });
-        let condition = || pods::condition(&value, "Ready").and_then(|c| c["message"].as_str()).filter(|m| !m.is_empty()).map(str::to_string);
-        let why = said.next().or_else(condition).unwrap_or_else(|| "its runner has not reported on it yet".into());
-        waits.push(Wait::NotReady { pod: pod.clone(), node: obj.attrs.node_name.clone(), why });
+        let condition = || {
+            pods::condition(&value, "Ready")
+                .and_then(|c| c["message"].as_str())
+                .filter(|m| !m.is_empty())
+                .map(str::to_string)
+        };
+        let why = said
+            .next()
+            .or_else(condition)
+            .unwrap_or_else(|| "its runner has not reported on it yet".into());
+        waits.push(Wait::NotReady {
+            pod: pod.clone(),
+            node: obj.attrs.node_name.clone(),
+            why,
+        });
     }
-    let phase = if obj.attrs.deleting { "Terminating" } else { value["status"]["phase"].as_str().unwrap_or("Pending") };
-    Some(Explanation { pod: pod.clone(), phase: phase.into(), node: obj.attrs.node_name.clone(), waits })
+    let phase = if obj.attrs.deleting {
+        "Terminating"
+    } else {
+        value["status"]["phase"].as_str().unwrap_or("Pending")
+    };
+    Some(Explanation {
+        pod: pod.clone(),
+        phase: phase.into(),
+        node: obj.attrs.node_name.clone(),
+        waits,
+    })
 }

@@ -17,11 +17,16 @@ const ORPHAN: &str = "orphan";
 /// Table and key of an owner. `None` for a kind we do not know: then nobody can say that it is gone.
 pub(crate) fn owner_key(owner: &Owner, namespace: &str) -> Option<(&'static str, Key)> {
     let kind = kinds::by_type(&owner.api_version, &owner.kind).filter(|k| k.stored)?;
-    Some((kind.table, Key::new(if kind.namespaced() { namespace } else { "" }, &owner.name)))
+    Some((
+        kind.table,
+        Key::new(if kind.namespaced() { namespace } else { "" }, &owner.name),
+    ))
 }
 
 pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
-    let Some(obj) = plan.view.get(table, key).cloned() else { return };
+    let Some(obj) = plan.view.get(table, key).cloned() else {
+        return;
+    };
     if obj.attrs.deleting {
         let finalizers = meta::finalizers(&obj.value());
         if finalizers.iter().any(|f| f == ORPHAN) {
@@ -42,7 +47,11 @@ fn dependent(plan: &mut Plan, table: &'static str, obj: &Arc<Obj>) {
             solid += 1;
             continue;
         };
-        match plan.view.get(owner_table, &key).filter(|o| o.attrs.uid == owner.uid) {
+        match plan
+            .view
+            .get(owner_table, &key)
+            .filter(|o| o.attrs.uid == owner.uid)
+        {
             None => absent.push(owner.uid.clone()),
             Some(o) if foreground(o) => waiting += 1,
             Some(_) => solid += 1,
@@ -87,7 +96,12 @@ fn in_foreground(plan: &mut Plan, table: &'static str, obj: &Arc<Obj>) {
     let mut blocking = 0;
     for kind in tables() {
         for d in plan.view.owned_by(kind.table, uid) {
-            blocking += usize::from(d.attrs.owners.iter().any(|o| o.uid == *uid && o.block_owner_deletion));
+            blocking += usize::from(
+                d.attrs
+                    .owners
+                    .iter()
+                    .any(|o| o.uid == *uid && o.block_owner_deletion),
+            );
         }
     }
     if blocking == 0 {

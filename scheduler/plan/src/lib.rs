@@ -33,9 +33,9 @@ mod placement;
 mod pods;
 mod replicas;
 mod retention;
-mod writer;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 pub use bootstrap::bootstrap;
 pub use check::check;
@@ -109,7 +109,10 @@ impl Task {
 
     /// A task that concerns the whole cluster.
     pub fn whole(controller: Controller) -> Self {
-        Self { controller, key: Key::default() }
+        Self {
+            controller,
+            key: Key::default(),
+        }
     }
 }
 
@@ -151,7 +154,9 @@ pub fn reconcile(input: &Input, task: &Task, ids: &mut Ids) -> Outcome {
         Controller::Adoption(table) => adopt::reconcile(&mut plan, table, key),
         Controller::Deployment => deployment::reconcile(&mut plan, key),
         Controller::ReplicaSet => replicas::reconcile(&mut plan, "replicasets.apps", key),
-        Controller::ReplicationController => replicas::reconcile(&mut plan, "replicationcontrollers", key),
+        Controller::ReplicationController => {
+            replicas::reconcile(&mut plan, "replicationcontrollers", key)
+        }
         Controller::Placement => placement::reconcile(&mut plan),
         Controller::Endpoints => endpoints::reconcile(&mut plan, key),
         Controller::Drain => drain::reconcile(&mut plan, key),

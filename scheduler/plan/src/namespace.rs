@@ -34,9 +34,21 @@ pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
 
 fn furnish(plan: &mut Plan, obj: &Arc<Obj>) {
     let name = &obj.key.name;
-    let (Some(accounts), Some(maps)) = (kinds::by_table("serviceaccounts"), kinds::by_table("configmaps")) else { return };
-    if plan.view.get(accounts.table, &Key::new(name, "default")).is_none() {
-        plan.create(accounts, json!({"metadata": {"name": "default", "namespace": name}}));
+    let (Some(accounts), Some(maps)) = (
+        kinds::by_table("serviceaccounts"),
+        kinds::by_table("configmaps"),
+    ) else {
+        return;
+    };
+    if plan
+        .view
+        .get(accounts.table, &Key::new(name, "default"))
+        .is_none()
+    {
+        plan.create(
+            accounts,
+            json!({"metadata": {"name": "default", "namespace": name}}),
+        );
     }
     if !plan.settings.ca_pem.is_empty() {
         let key = Key::new(name, "kube-root-ca.crt");
@@ -77,9 +89,19 @@ fn empty(plan: &mut Plan, namespace: &str) -> Left {
     let mut left = Left::default();
     let mut budget = BURST_MAX;
     let mut order: Vec<_> = tables().filter(|k| k.namespaced()).collect();
-    order.sort_by_key(|k| (k.table == "pods", !k.table.starts_with("deployments"), k.table));
+    order.sort_by_key(|k| {
+        (
+            k.table == "pods",
+            !k.table.starts_with("deployments"),
+            k.table,
+        )
+    });
     for kind in order {
-        let all: Vec<_> = plan.view.list(kind.table, Some(namespace)).cloned().collect();
+        let all: Vec<_> = plan
+            .view
+            .list(kind.table, Some(namespace))
+            .cloned()
+            .collect();
         if all.is_empty() {
             continue;
         }
@@ -107,7 +129,10 @@ fn terminate(plan: &mut Plan, obj: &Arc<Obj>) {
         all.filter_map(|f| Some(f.as_str()?.to_string())).collect()
     };
     if left.tables.is_empty() {
-        let others: Vec<String> = held(&namespace).into_iter().filter(|f| f != FINALIZER).collect();
+        let others: Vec<String> = held(&namespace)
+            .into_iter()
+            .filter(|f| f != FINALIZER)
+            .collect();
         if others.is_empty() && meta::finalizers(&namespace).is_empty() {
             plan.remove("namespaces", obj);
             return;
@@ -116,20 +141,54 @@ fn terminate(plan: &mut Plan, obj: &Arc<Obj>) {
     }
     namespace["status"]["phase"] = json!("Terminating");
     let now = plan.now;
-    let count = |map: &BTreeMap<String, usize>, word: &str| map.iter().map(|(k, n)| format!("{k} {word} {n} resource instances")).collect::<Vec<_>>().join(", ");
+    let count = |map: &BTreeMap<String, usize>, word: &str| {
+        map.iter()
+            .map(|(k, n)| format!("{k} {word} {n} resource instances"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let content = count(&left.tables, "has");
     let finalizers = count(&left.finalizers, "in");
     let mut say = |kind: &str, text: &str, reason: &str, clear: &str, intro: &str| {
         if text.is_empty() {
-            pods::set_condition(&mut namespace, kind, "False", clear, "All content successfully removed", now);
+            pods::set_condition(
+                &mut namespace,
+                kind,
+                "False",
+                clear,
+                "All content successfully removed",
+                now,
+            );
         } else {
-            pods::set_condition(&mut namespace, kind, "True", reason, &format!("{intro}: {text}"), now);
+            pods::set_condition(
+                &mut namespace,
+                kind,
+                "True",
+                reason,
+                &format!("{intro}: {text}"),
+                now,
+            );
         }
     };
-    say("NamespaceContentRemaining", &content, "SomeResourcesRemain", "ContentRemoved", "Some resources are remaining");
-    say("NamespaceFinalizersRemaining", &finalizers, "SomeFinalizersRemain", "ContentHasNoFinalizers", "Some content in the namespace has finalizers remaining");
+    say(
+        "NamespaceContentRemaining",
+        &content,
+        "SomeResourcesRemain",
+        "ContentRemoved",
+        "Some resources are remaining",
+    );
+    say(
+        "NamespaceFinalizersRemaining",
+        &finalizers,
+        "SomeFinalizersRemain",
+        "ContentHasNoFinalizers",
+        "Some content in the namespace has finalizers remaining",
+    );
     plan.update("namespaces", obj, namespace, "terminating");
     if !content.is_empty() {
-        plan.wait(Wait::Content { namespace: obj.key.name.clone(), left: content });
+        plan.wait(Wait::Content {
+            namespace: obj.key.name.clone(),
+            left: content,
+        });
     }
 }

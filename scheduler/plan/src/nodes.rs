@@ -31,7 +31,7 @@ pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
     };
     let mut node = obj.value();
     match plan.volatile.liveness(&key.name, plan.settings, plan.now) {
-        Liveness::Live { until } => plan.wake_at(until),
+        Liveness::Live { look_at } => plan.wake_at(look_at),
         Liveness::Expired => {
             for kind in REPORTED {
                 if *kind == "Ready" || pods::condition(&node, kind).is_some() {
@@ -43,17 +43,28 @@ pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
     taint(plan, &mut node);
     let was = pods::condition(&obj.value(), "Ready").is_some_and(|c| c["status"] == "Unknown");
     let is = pods::condition(&node, "Ready").is_some_and(|c| c["status"] == "Unknown");
-    if plan.update("nodes", &obj, node.clone(), "lifecycle") && is && !was
+    if plan.update("nodes", &obj, node.clone(), "lifecycle")
+        && is
+        && !was
         && let Some(kind) = kinds::by_table("nodes")
     {
-        plan.event(kind, &node, true, "NodeNotReady", &format!("Node {} status is now: NodeNotReady", key.name));
+        plan.event(
+            kind,
+            &node,
+            true,
+            "NodeNotReady",
+            &format!("Node {} status is now: NodeNotReady", key.name),
+        );
     }
     evict(plan, &obj, &node);
 }
 
 /// Makes the taints follow from the Ready condition and `spec.unschedulable`; taints of others stay as they are.
 fn taint(plan: &Plan, node: &mut Value) {
-    let status = pods::condition(node, "Ready").and_then(|c| c["status"].as_str()).unwrap_or("False").to_string();
+    let status = pods::condition(node, "Ready")
+        .and_then(|c| c["status"].as_str())
+        .unwrap_or("False")
+        .to_string();
     let unschedulable = node["spec"]["unschedulable"] == true;
     let wanted = [
         (UNREACHABLE, "NoSchedule", status == "Unknown"),
@@ -62,11 +73,18 @@ fn taint(plan: &Plan, node: &mut Value) {
         (NOT_READY, "NoSchedule", status == "False"),
         (UNSCHEDULABLE, "NoSchedule", unschedulable),
     ];
-    let mut taints: Vec<Value> = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let mut taints: Vec<Value> = node["spec"]["taints"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     for (key, effect, on) in wanted {
-        let at = taints.iter().position(|t| t["key"] == key && t["effect"] == effect);
+        let at = taints
+            .iter()
+            .position(|t| t["key"] == key && t["effect"] == effect);
         match (at, on) {
-            (None, true) => taints.push(json!({"key": key, "effect": effect, "timeAdded": plan.time()})),
+            (None, true) => {
+                taints.push(json!({"key": key, "effect": effect, "timeAdded": plan.time()}))
+            }
             (Some(at), false) => {
                 taints.remove(at);
             }
@@ -74,7 +92,10 @@ fn taint(plan: &Plan, node: &mut Value) {
         }
     }
     // A taint that evicts after a while needs to know since when.
-    for t in taints.iter_mut().filter(|t| t["effect"] == "NoExecute" && t["timeAdded"].as_str().is_none()) {
+    for t in taints
+        .iter_mut()
+        .filter(|t| t["effect"] == "NoExecute" && t["timeAdded"].as_str().is_none())
+    {
         t["timeAdded"] = plan.time();
     }
     if !taints.is_empty() {
@@ -86,7 +107,12 @@ fn taint(plan: &Plan, node: &mut Value) {
 
 /// Deletes pods that do not tolerate a NoExecute taint, when their time there is up.
 fn evict(plan: &mut Plan, obj: &Arc<Obj>, node: &Value) {
-    let taints: Vec<&Value> = node["spec"]["taints"].as_array().into_iter().flatten().filter(|t| t["effect"] == "NoExecute").collect();
+    let taints: Vec<&Value> = node["spec"]["taints"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|t| t["effect"] == "NoExecute")
+        .collect();
     if taints.is_empty() {
         return;
     }
@@ -95,7 +121,10 @@ fn evict(plan: &mut Plan, obj: &Arc<Obj>, node: &Value) {
     let on_node: Vec<_> = plan.view.on_node(&obj.key.name).cloned().collect();
     for pod in on_node {
         let value = pod.value();
-        let due = taints.iter().filter_map(|t| due(&value, t, plan.settings.pod_eviction_ms, plan.now)).min();
+        let due = taints
+            .iter()
+            .filter_map(|t| due(&value, t, plan.settings.pod_eviction_ms, plan.now))
+            .min();
         match due {
             Some(at) if at <= plan.now => {
                 // Nobody is there to finish anything: a grace period would only delay the replacement.
@@ -110,13 +139,20 @@ fn evict(plan: &mut Plan, obj: &Arc<Obj>, node: &Value) {
     }
     if let Some(at) = next {
         plan.wake_at(at);
-        plan.wait(Wait::Eviction { node: obj.key.name.clone(), pods: waiting, at });
+        plan.wait(Wait::Eviction {
+            node: obj.key.name.clone(),
+            pods: waiting,
+            at,
+        });
     }
 }
 
 /// When a taint evicts a pod; `None` if the pod tolerates it for good.
 fn due(pod: &Value, taint: &Value, eviction_ms: i64, now: Timestamp) -> Option<Timestamp> {
-    let since: Timestamp = taint["timeAdded"].as_str().and_then(|t| t.parse().ok()).unwrap_or(now);
+    let since: Timestamp = taint["timeAdded"]
+        .as_str()
+        .and_then(|t| t.parse().ok())
+        .unwrap_or(now);
     let tolerations = pod["spec"]["tolerations"].as_array().into_iter().flatten();
     let (mut tolerated, mut seconds) = (false, None::<i64>);
     for t in tolerations.filter(|t| tolerates(t, taint)) {
@@ -137,9 +173,18 @@ fn due(pod: &Value, taint: &Value, eviction_ms: i64, now: Timestamp) -> Option<T
 
 /// Taints that a node has or is about to have, so that nothing is placed in between.
 pub(crate) fn effective_taints(node: &Value) -> Vec<Value> {
-    let mut taints: Vec<Value> = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
-    let ready = pods::condition(node, "Ready").and_then(|c| c["status"].as_str()).unwrap_or("False");
-    let implied = [(NOT_READY, ready == "False"), (UNREACHABLE, ready == "Unknown"), (UNSCHEDULABLE, node["spec"]["unschedulable"] == true)];
+    let mut taints: Vec<Value> = node["spec"]["taints"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let ready = pods::condition(node, "Ready")
+        .and_then(|c| c["status"].as_str())
+        .unwrap_or("False");
+    let implied = [
+        (NOT_READY, ready == "False"),
+        (UNREACHABLE, ready == "Unknown"),
+        (UNSCHEDULABLE, node["spec"]["unschedulable"] == true),
+    ];
     for (key, on) in implied {
         if on && !taints.iter().any(|t| t["key"] == key) {
             taints.push(json!({"key": key, "effect": "NoSchedule"}));
@@ -150,5 +195,9 @@ pub(crate) fn effective_taints(node: &Value) -> Vec<Value> {
 
 /// The address by which a node is known inside the cluster.
 pub(crate) fn internal_ip(node: &Value) -> Option<&str> {
-    node["status"]["addresses"].as_array()?.iter().find(|a| a["type"] == "InternalIP")?["address"].as_str()
+    node["status"]["addresses"]
+        .as_array()?
+        .iter()
+        .find(|a| a["type"] == "InternalIP")?["address"]
+        .as_str()
 }

@@ -8,7 +8,10 @@ use crate::writer::later;
 
 /// The condition of this type.
 pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
+    object["status"]["conditions"]
+        .as_array()?
+        .iter()
+        .find(|c| c["type"] == kind)
 }
 
 /// Whether the condition is there and `True`.
@@ -17,11 +20,20 @@ pub(crate) fn holds(object: &Value, kind: &str) -> bool {
 }
 
 /// Sets a condition; its transition time moves only when its status does. Returns whether anything changed.
-pub(crate) fn set_condition(object: &mut Value, kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> bool {
+pub(crate) fn set_condition(
+    object: &mut Value,
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> bool {
     if !object["status"]["conditions"].is_array() {
         object["status"]["conditions"] = json!([]);
     }
-    let Some(all) = object["status"]["conditions"].as_array_mut() else { return false };
+    let Some(all) = object["status"]["conditions"].as_array_mut() else {
+        return false;
+    };
     let at = match all.iter().position(|c| c["type"] == kind) {
         Some(at) => at,
         None => {
@@ -59,7 +71,10 @@ pub(crate) fn active(pod: &Obj) -> bool {
 
 /// Whether a pod has ended, from its attributes alone.
 pub(crate) fn ended(pod: &Obj) -> bool {
-    matches!(pod.attrs.fields.get("status.phase").map(String::as_str), Some("Succeeded" | "Failed"))
+    matches!(
+        pod.attrs.fields.get("status.phase").map(String::as_str),
+        Some("Succeeded" | "Failed")
+    )
 }
 
 /// How far a pod is on its way to being counted on.
@@ -75,13 +90,22 @@ pub(crate) enum Availability {
 
 /// Whether a pod has been ready for `min_ready_seconds`.
 pub(crate) fn availability(pod: &Value, min_ready_seconds: i64, now: Timestamp) -> Availability {
-    let Some(c) = condition(pod, "Ready").filter(|c| c["status"] == "True") else { return Availability::NotReady };
+    let Some(c) = condition(pod, "Ready").filter(|c| c["status"] == "True") else {
+        return Availability::NotReady;
+    };
     if min_ready_seconds <= 0 {
         return Availability::Available;
     }
-    let since: Timestamp = c["lastTransitionTime"].as_str().and_then(|t| t.parse().ok()).unwrap_or(now);
+    let since: Timestamp = c["lastTransitionTime"]
+        .as_str()
+        .and_then(|t| t.parse().ok())
+        .unwrap_or(now);
     let at = later(since, min_ready_seconds.saturating_mul(1000));
-    if at <= now { Availability::Available } else { Availability::Settling(at) }
+    if at <= now {
+        Availability::Available
+    } else {
+        Availability::Settling(at)
+    }
 }
 
 /// Counts over the replicas of one ReplicaSet or ReplicationController.

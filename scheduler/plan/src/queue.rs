@@ -47,17 +47,23 @@ pub struct Queue {
     waits: BTreeMap<Task, Vec<Wait>>,
     /// Revision up to which events have been turned into tasks; `None` before the first look.
     seen: Option<u64>,
+    /// When tasks were last run.
+    ran_at: Option<Timestamp>,
 }
 
 impl Queue {
     /// Turns what changed since the last call into tasks; everything at first, or when the history is not kept.
     pub fn note(&mut self, view: &View) {
-        let Some(seen) = self.seen.replace(view.revision) else { return self.resync(view) };
+        let Some(seen) = self.seen.replace(view.revision) else {
+            return self.resync(view);
+        };
         if seen == view.revision {
             return;
         }
         for kind in tables() {
-            let Some(events) = view.events_after(kind.table, seen) else { return self.resync(view) };
+            let Some(events) = view.events_after(kind.table, seen) else {
+                return self.resync(view);
+            };
             for event in events {
                 self.add(tasks_for(kind.table, &event, view));
             }
@@ -78,7 +84,16 @@ impl Queue {
     /// Runs every task that is due, on one view. What they decide comes back as proposals in order; tasks that want
     /// to write what another one writes already stay due for the next view.
     pub fn plan(&mut self, input: &Input, ids: &mut Ids) -> Vec<Proposal> {
-        let ripe: Vec<Task> = self.timers.iter().filter(|(_, at)| **at <= input.now).map(|(t, _)| t.clone()).collect();
+        // A clock that was set back would leave every timer in a far future.
+        let set_back = self
+            .ran_at
+            .replace(input.now)
+            .is_some_and(|before| input.now < before);
+        let ripe = self
+            .timers
+            .iter()
+            .filter(|(_, at)| set_back || **at <= input.now);
+        let ripe: Vec<Task> = ripe.map(|(task, _)| task.clone()).collect();
         self.due.extend(ripe);
         let (mut proposals, mut touched) = (Vec::new(), BTreeSet::new());
         let mut filling = Filling::default();
@@ -93,7 +108,11 @@ impl Queue {
             if let Some(at) = outcome.wake_at {
                 self.timers.insert(task.clone(), at);
             }
-            let objects: BTreeSet<(String, Key)> = outcome.writes.iter().map(|w| (w.command.table.clone(), w.command.key.clone())).collect();
+            let objects: BTreeSet<(String, Key)> = outcome
+                .writes
+                .iter()
+                .map(|w| (w.command.table.clone(), w.command.key.clone()))
+                .collect();
             if objects.iter().any(|o| touched.contains(o)) {
                 self.due.insert(task);
                 continue;
@@ -107,7 +126,13 @@ impl Queue {
 
     /// Takes the results of a proposal: a task with a refused write looks again, later and later if that goes on.
     pub fn settle(&mut self, proposal: &Proposal, results: &Results, now: Timestamp) {
-        let refused: BTreeSet<&Task> = proposal.tasks.iter().zip(results).filter(|(_, r)| r.is_err()).map(|(t, _)| t).collect();
+        let refused: BTreeSet<&Task> = proposal
+            .tasks
+            .iter()
+            .zip(results)
+            .filter(|(_, r)| r.is_err())
+            .map(|(t, _)| t)
+            .collect();
         for task in proposal.tasks.iter().collect::<BTreeSet<_>>() {
             if refused.contains(task) {
                 self.again(task, now);
@@ -133,7 +158,9 @@ impl Queue {
             self.due.insert(task.clone());
             return;
         }
-        let delay = RETRY_MS_MIN.saturating_mul(1 << (*failures - 2).min(16)).min(RETRY_MS_MAX);
+        let delay = RETRY_MS_MIN
+            .saturating_mul(1 << (*failures - 2).min(16))
+            .min(RETRY_MS_MAX);
         let at = later(now, delay);
         let timer = self.timers.entry(task.clone()).or_insert(at);
         *timer = at.min(*timer);
@@ -173,7 +200,9 @@ impl Filling {
                 Op::Delete | Op::Check => 0,
             };
             let joins = group != 0 && group == last;
-            if !joins && (self.proposal.commands.len() >= COMMANDS_MAX || self.bytes + size > BYTES_MAX) {
+            if !joins
+                && (self.proposal.commands.len() >= COMMANDS_MAX || self.bytes + size > BYTES_MAX)
+            {
                 self.close(proposals);
             }
             if group != 0 && !joins {

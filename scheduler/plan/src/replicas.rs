@@ -11,11 +11,11 @@ use coracle_api::{Key, Timestamp, kinds, meta};
 use coracle_state::Obj;
 use serde_json::{Value, json};
 
+use crate::Wait;
 use crate::adopt::{let_go, owner_reference};
 use crate::pods::{self, Counts};
 use crate::wake::selector_of;
 use crate::writer::{Plan, prefix, suffix};
-use crate::Wait;
 
 pub(crate) const RS: &str = "replicasets.apps";
 pub(crate) const RC: &str = "replicationcontrollers";
@@ -24,9 +24,13 @@ pub(crate) const RC: &str = "replicationcontrollers";
 const BURST_MAX: usize = 500;
 
 pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
-    let Some(owner) = plan.view.get(table, key).cloned() else { return };
+    let Some(owner) = plan.view.get(table, key).cloned() else {
+        return;
+    };
     let set = owner.value();
-    let Some(selector) = selector_of(table, &set) else { return };
+    let Some(selector) = selector_of(table, &set) else {
+        return;
+    };
     let (mut mine, mut everyone) = (Vec::new(), Vec::new());
     for pod in plan.controlled("pods", &owner.attrs.uid) {
         if pods::active(&pod) && !selector.matches(&pod.attrs.labels) && !owner.attrs.deleting {
@@ -48,7 +52,10 @@ pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
             } else if plan.open(&key.namespace) {
                 create(plan, table, &owner, &set, &everyone, wanted - mine.len());
             } else {
-                failure = Some(format!("namespace {} is being terminated or does not exist", key.namespace));
+                failure = Some(format!(
+                    "namespace {} is being terminated or does not exist",
+                    key.namespace
+                ));
             }
         } else if mine.len() > wanted {
             delete(plan, table, &set, &mine, mine.len() - wanted);
@@ -60,11 +67,23 @@ pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
 /// Whether there are pods that this owner is about to be given.
 fn orphans(plan: &Plan, namespace: &str, selector: &LabelSelector) -> bool {
     let ownerless = |p: &&Arc<Obj>| pods::active(p) && p.attrs.controller().is_none();
-    plan.view.list("pods", Some(namespace)).filter(ownerless).any(|p| selector.matches(&p.attrs.labels))
+    plan.view
+        .list("pods", Some(namespace))
+        .filter(ownerless)
+        .any(|p| selector.matches(&p.attrs.labels))
 }
 
-fn create(plan: &mut Plan, table: &'static str, owner: &Arc<Obj>, set: &Value, everyone: &[String], count: usize) {
-    let Some(kind) = kinds::by_table(table) else { return };
+fn create(
+    plan: &mut Plan,
+    table: &'static str,
+    owner: &Arc<Obj>,
+    set: &Value,
+    everyone: &[String],
+    count: usize,
+) {
+    let Some(kind) = kinds::by_table(table) else {
+        return;
+    };
     let names = names(plan, owner, everyone, count.min(BURST_MAX));
     plan.group(|plan| {
         plan.require(table, owner);
@@ -76,7 +95,13 @@ fn create(plan: &mut Plan, table: &'static str, owner: &Arc<Obj>, set: &Value, e
         }
     });
     for name in names {
-        plan.event(kind, set, true, "SuccessfulCreate", &format!("Created pod: {name}"));
+        plan.event(
+            kind,
+            set,
+            true,
+            "SuccessfulCreate",
+            &format!("Created pod: {name}"),
+        );
     }
 }
 
@@ -87,9 +112,17 @@ fn names(plan: &Plan, owner: &Obj, everyone: &[String], count: usize) -> Vec<Str
     let mut names = Vec::with_capacity(count);
     let mut n = 0u64;
     while names.len() < count {
-        let name = format!("{base}-{}", suffix(&[&owner.attrs.uid, &seen, &n.to_string()], 5));
+        let name = format!(
+            "{base}-{}",
+            suffix(&[&owner.attrs.uid, &seen, &n.to_string()], 5)
+        );
         n += 1;
-        if plan.view.get("pods", &Key::new(&owner.key.namespace, &name)).is_none() && !names.contains(&name) {
+        if plan
+            .view
+            .get("pods", &Key::new(&owner.key.namespace, &name))
+            .is_none()
+            && !names.contains(&name)
+        {
             names.push(name);
         }
     }
@@ -116,23 +149,44 @@ fn pod_of(table: &str, set: &Value, name: &str) -> Value {
 }
 
 fn delete(plan: &mut Plan, table: &str, set: &Value, mine: &[(Arc<Obj>, Value)], count: usize) {
-    let Some(kind) = kinds::by_table(table) else { return };
+    let Some(kind) = kinds::by_table(table) else {
+        return;
+    };
     let mut on_node: BTreeMap<&str, usize> = BTreeMap::new();
     for (pod, _) in mine {
         *on_node.entry(&pod.attrs.node_name).or_default() += 1;
     }
-    let mut ranked: Vec<_> = mine.iter().map(|(pod, value)| (rank(pod, value, on_node[pod.attrs.node_name.as_str()]), pod)).collect();
+    let mut ranked: Vec<_> = mine
+        .iter()
+        .map(|(pod, value)| (rank(pod, value, on_node[pod.attrs.node_name.as_str()]), pod))
+        .collect();
     ranked.sort_by(|a, b| a.0.cmp(&b.0));
     for (_, pod) in ranked.into_iter().take(count.min(BURST_MAX)) {
         if plan.delete("pods", pod, None) {
-            plan.event(kind, set, true, "SuccessfulDelete", &format!("Deleted pod: {}", pod.key.name));
+            plan.event(
+                kind,
+                set,
+                true,
+                "SuccessfulDelete",
+                &format!("Deleted pod: {}", pod.key.name),
+            );
         }
     }
 }
 
 /// Which pod goes first, lowest first: unbound, pending, not ready, cheap by annotation, crowded on its node, ready
 /// for the shortest time, restarted most, youngest; the name settles ties, so that every leader picks the same.
-type Rank = (bool, u8, bool, i64, std::cmp::Reverse<usize>, std::cmp::Reverse<Option<Timestamp>>, std::cmp::Reverse<i64>, std::cmp::Reverse<Option<Timestamp>>, Key);
+type Rank = (
+    bool,
+    u8,
+    bool,
+    i64,
+    std::cmp::Reverse<usize>,
+    std::cmp::Reverse<Option<Timestamp>>,
+    std::cmp::Reverse<i64>,
+    std::cmp::Reverse<Option<Timestamp>>,
+    Key,
+);
 
 fn rank(pod: &Obj, value: &Value, neighbours: usize) -> Rank {
     let phase = match value["status"]["phase"].as_str() {
@@ -140,10 +194,19 @@ fn rank(pod: &Obj, value: &Value, neighbours: usize) -> Rank {
         Some("Unknown") => 1,
         Some(_) => 2,
     };
-    let cost = meta::annotation(value, "controller.kubernetes.io/pod-deletion-cost").and_then(|c| c.parse().ok()).unwrap_or(0);
-    let ready_since = pods::condition(value, "Ready").and_then(|c| c["lastTransitionTime"].as_str()?.parse().ok());
-    let restarts = value["status"]["containerStatuses"].as_array().into_iter().flatten();
-    let restarts = restarts.filter_map(|c| c["restartCount"].as_i64()).max().unwrap_or(0);
+    let cost = meta::annotation(value, "controller.kubernetes.io/pod-deletion-cost")
+        .and_then(|c| c.parse().ok())
+        .unwrap_or(0);
+    let ready_since = pods::condition(value, "Ready")
+        .and_then(|c| c["lastTransitionTime"].as_str()?.parse().ok());
+    let restarts = value["status"]["containerStatuses"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let restarts = restarts
+        .filter_map(|c| c["restartCount"].as_i64())
+        .max()
+        .unwrap_or(0);
     use std::cmp::Reverse;
     (
         !pod.attrs.node_name.is_empty(),
@@ -158,17 +221,31 @@ fn rank(pod: &Obj, value: &Value, neighbours: usize) -> Rank {
     )
 }
 
-fn status(plan: &mut Plan, table: &'static str, owner: &Obj, mut set: Value, mine: &[(Arc<Obj>, Value)], failure: Option<String>) {
+fn status(
+    plan: &mut Plan,
+    table: &'static str,
+    owner: &Obj,
+    mut set: Value,
+    mine: &[(Arc<Obj>, Value)],
+    failure: Option<String>,
+) {
     let min_ready_seconds = set["spec"]["minReadySeconds"].as_i64().unwrap_or(0);
     let labels = meta::labels(&set["spec"]["template"]);
     let (mut counts, mut fully) = (Counts::default(), 0);
     for (pod, value) in mine {
         counts.add(value, min_ready_seconds, plan.now);
-        fully += i64::from(labels.iter().all(|(k, v)| pod.attrs.labels.get(k) == Some(v)));
+        fully += i64::from(
+            labels
+                .iter()
+                .all(|(k, v)| pod.attrs.labels.get(k) == Some(v)),
+        );
     }
     if let Some(at) = counts.next {
         plan.wake_at(at);
-        plan.wait(Wait::MinReady { count: (counts.ready - counts.available) as usize, at });
+        plan.wait(Wait::MinReady {
+            count: (counts.ready - counts.available) as usize,
+            at,
+        });
     }
     let generation = meta::generation(&set);
     if !set["status"].is_object() {
@@ -176,7 +253,11 @@ fn status(plan: &mut Plan, table: &'static str, owner: &Obj, mut set: Value, min
     }
     set["status"]["replicas"] = json!(counts.replicas);
     if let Some(status) = set["status"].as_object_mut() {
-        let fields = [("fullyLabeledReplicas", fully), ("readyReplicas", counts.ready), ("availableReplicas", counts.available)];
+        let fields = [
+            ("fullyLabeledReplicas", fully),
+            ("readyReplicas", counts.ready),
+            ("availableReplicas", counts.available),
+        ];
         for (field, n) in fields {
             // Zero is absent, as Kubernetes writes it.
             if n > 0 {
@@ -191,7 +272,14 @@ fn status(plan: &mut Plan, table: &'static str, owner: &Obj, mut set: Value, min
     }
     match &failure {
         Some(why) => {
-            pods::set_condition(&mut set, "ReplicaFailure", "True", "FailedCreate", why, plan.now);
+            pods::set_condition(
+                &mut set,
+                "ReplicaFailure",
+                "True",
+                "FailedCreate",
+                why,
+                plan.now,
+            );
         }
         None => pods::drop_condition(&mut set, "ReplicaFailure"),
     }

@@ -21,7 +21,12 @@ pub(crate) fn reconcile(plan: &mut Plan) {
         .take(BURST_MAX)
         .cloned()
         .collect();
-    let mut ended: Vec<_> = plan.view.list("pods", None).filter(|p| pods::ended(p) && !p.attrs.deleting).cloned().collect();
+    let mut ended: Vec<_> = plan
+        .view
+        .list("pods", None)
+        .filter(|p| pods::ended(p) && !p.attrs.deleting)
+        .cloned()
+        .collect();
     let surplus = ended.len().saturating_sub(plan.settings.ended_pods_max);
     // Creation order is revision order, which no clock can upset.
     ended.sort_by_key(|p: &std::sync::Arc<Obj>| p.created);

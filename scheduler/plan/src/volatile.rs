@@ -9,10 +9,13 @@ use coracle_api::{Key, Timestamp};
 use coracle_state::{Obj, View};
 use jiff::SignedDuration;
 
+use crate::writer::later;
 use crate::{Settings, pods};
 
 /// Where runners renew their Leases.
 pub const NODE_LEASES: &str = "kube-node-lease";
+/// Lease of a node whose Lease does not say, where only its order of magnitude matters.
+const LEASE_MS: i64 = 40_000;
 pub(crate) const LEASES: &str = "leases.coordination.k8s.io";
 
 /// The leader's own memory.
@@ -22,6 +25,8 @@ pub struct Volatile {
     pub acks: BTreeMap<String, u64>,
     heard: BTreeMap<String, Heard>,
     seen: Option<u64>,
+    /// When this leader last looked.
+    looked_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,8 +44,8 @@ struct Heard {
 pub enum Liveness {
     /// Its lease runs until then.
     Live {
-        /// When it expires if it is not renewed.
-        until: Timestamp,
+        /// When to look again at the latest: a quarter of a lease from now, or when it expires.
+        look_at: Timestamp,
     },
     /// Its lease has expired.
     Expired,
@@ -56,12 +61,27 @@ impl Volatile {
     /// Notes which Leases have changed since the last call. Call it with every new view, before planning on it.
     ///
     /// Only the change is looked at, never `renewTime`: the leader's clock and the node's may differ by more than a lease.
+    ///
+    /// Time in which this leader did not look (the machine slept, the loop was held up, the clock was set) counts for
+    /// nobody: a lease runs only while somebody would see its renewal. Otherwise a laptop that wakes up would give its
+    /// own pods up before their runner has a chance to speak.
     pub fn observe(&mut self, view: &View, now: Timestamp) {
+        if let Some(before) = self.looked_at.replace(now) {
+            let gap = now.duration_since(before);
+            for heard in self.heard.values_mut() {
+                let lease_ms = heard.lease_ms.unwrap_or(LEASE_MS);
+                let blind = gap.is_negative() || gap > SignedDuration::from_millis(lease_ms / 2);
+                if let Some(at) = heard.at.filter(|_| blind) {
+                    heard.at = at.checked_add(gap).ok().or(Some(now));
+                }
+            }
+        }
         let since = |table: &str| self.seen.and_then(|seen| view.events_after(table, seen));
         match (since(LEASES), since("nodes")) {
             (Some(leases), Some(nodes)) => {
                 for event in leases.iter().chain(&nodes) {
-                    if event.obj.key.namespace.is_empty() || event.obj.key.namespace == NODE_LEASES {
+                    if event.obj.key.namespace.is_empty() || event.obj.key.namespace == NODE_LEASES
+                    {
                         self.hear(view, &event.obj.key.name, now);
                     }
                 }
@@ -90,39 +110,60 @@ impl Volatile {
             return;
         }
         let revision = lease.map_or(0, |l| l.revision);
-        let lease_ms = lease.and_then(|l| l.value()["spec"]["leaseDurationSeconds"].as_i64()).map(|s| s.saturating_mul(1000));
+        let lease_ms = lease
+            .and_then(|l| l.value()["spec"]["leaseDurationSeconds"].as_i64())
+            .map(|s| s.saturating_mul(1000));
         match self.heard.get_mut(name) {
             Some(heard) if heard.lease_revision == revision => {}
-            Some(heard) => *heard = Heard { lease_revision: revision, at: Some(now), lease_ms },
+            Some(heard) => {
+                *heard = Heard {
+                    lease_revision: revision,
+                    at: Some(now),
+                    lease_ms,
+                }
+            }
             None => {
                 // An earlier leader has given this node up and nothing came since: it does not get another lease.
                 let given_up = node.is_some_and(|n| revision < n.revision && unreachable(n));
-                self.heard.insert(name.into(), Heard { lease_revision: revision, at: (!given_up).then_some(now), lease_ms });
+                self.heard.insert(
+                    name.into(),
+                    Heard {
+                        lease_revision: revision,
+                        at: (!given_up).then_some(now),
+                        lease_ms,
+                    },
+                );
             }
         }
     }
 
     /// Whether a node is alive. One this leader has not been shown yet counts as just heard.
     pub fn liveness(&self, node: &str, settings: &Settings, now: Timestamp) -> Liveness {
-        let lease = |ms: Option<i64>| SignedDuration::from_millis(ms.unwrap_or(settings.node_lease_ms));
-        let (from, ms) = match self.heard.get(node) {
-            None => (now, None),
+        let (from, lease_ms) = match self.heard.get(node) {
+            None => (now, settings.node_lease_ms),
             Some(Heard { at: None, .. }) => return Liveness::Expired,
-            Some(Heard { at: Some(at), lease_ms, .. }) => (*at, *lease_ms),
+            Some(Heard {
+                at: Some(at),
+                lease_ms,
+                ..
+            }) => (*at, lease_ms.unwrap_or(settings.node_lease_ms)),
         };
-        match from.checked_add(lease(ms)) {
-            Ok(until) if until > now => Liveness::Live { until },
-            Ok(_) => Liveness::Expired,
-            Err(_) => Liveness::Live { until: Timestamp::MAX },
+        let until = later(from, lease_ms);
+        if until > now {
+            Liveness::Live {
+                look_at: until.min(later(now, lease_ms / 4 + 1)),
+            }
+        } else {
+            Liveness::Expired
         }
     }
 
-    /// Nodes whose proxies must acknowledge: those with a Lease that has not expired; with the expiry of each.
+    /// Nodes whose proxies must acknowledge: those with a Lease that has not expired; with when to look again at each.
     pub fn live_proxies(&self, settings: &Settings, now: Timestamp) -> BTreeMap<&str, Timestamp> {
         let leased = self.heard.iter().filter(|(_, h)| h.lease_revision > 0);
         leased
             .filter_map(|(name, _)| match self.liveness(name, settings, now) {
-                Liveness::Live { until } => Some((name.as_str(), until)),
+                Liveness::Live { look_at } => Some((name.as_str(), look_at)),
                 Liveness::Expired => None,
             })
             .collect()

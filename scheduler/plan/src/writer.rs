@@ -11,7 +11,11 @@ use sha2::{Digest, Sha256};
 use crate::{Input, Outcome, Settings, Volatile, Wait, Write};
 
 /// Kinds whose `metadata.generation` counts changes of `spec`.
-const GENERATIONS: &[&str] = &["deployments.apps", "replicasets.apps", "replicationcontrollers"];
+const GENERATIONS: &[&str] = &[
+    "deployments.apps",
+    "replicasets.apps",
+    "replicationcontrollers",
+];
 
 /// One reconcile in the making.
 pub(crate) struct Plan<'a> {
@@ -27,8 +31,22 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     pub fn new(input: &Input<'a>, ids: &'a mut Ids) -> Self {
-        let Input { view, volatile, now, settings } = *input;
-        Self { view, volatile, now, settings, ids, out: Outcome::default(), group: 0, groups: 0 }
+        let Input {
+            view,
+            volatile,
+            now,
+            settings,
+        } = *input;
+        Self {
+            view,
+            volatile,
+            now,
+            settings,
+            ids,
+            out: Outcome::default(),
+            group: 0,
+            groups: 0,
+        }
     }
 
     pub fn finish(self) -> Outcome {
@@ -69,7 +87,13 @@ impl<'a> Plan<'a> {
 
     /// The group takes effect only if this object is still as it was.
     pub fn require(&mut self, table: &str, obj: &Obj) {
-        let command = Command { table: table.into(), key: obj.key.clone(), expect: Expect::Revision(obj.revision), op: Op::Check, group: 0 };
+        let command = Command {
+            table: table.into(),
+            key: obj.key.clone(),
+            expect: Expect::Revision(obj.revision),
+            op: Op::Check,
+            group: 0,
+        };
         self.push(command, format!("require {table} {}", obj.key));
     }
 
@@ -85,16 +109,28 @@ impl<'a> Plan<'a> {
         let key = meta::key(&object);
         let note = format!("create {} {key}", kind.plural);
         let claims = claims::of(kind, &object);
-        self.push(Command::put(kind.table, key, Expect::Absent, canonical::encode(&object), claims), note);
+        self.push(
+            Command::put(
+                kind.table,
+                key,
+                Expect::Absent,
+                canonical::encode(&object),
+                claims,
+            ),
+            note,
+        );
     }
 
     /// Replaces an object; nothing if it would be the same. Returns whether there is something to write.
     pub fn update(&mut self, table: &'static str, old: &Obj, mut object: Value, why: &str) -> bool {
-        let Some(kind) = kinds::by_table(table) else { return false };
+        let Some(kind) = kinds::by_table(table) else {
+            return false;
+        };
         if GENERATIONS.contains(&table) {
             let before = old.value();
             if before["spec"] != object["spec"] {
-                meta::metadata(&mut object).insert("generation".into(), json!(meta::generation(&before) + 1));
+                meta::metadata(&mut object)
+                    .insert("generation".into(), json!(meta::generation(&before) + 1));
             }
         }
         let bytes = canonical::encode(&object);
@@ -103,26 +139,44 @@ impl<'a> Plan<'a> {
         }
         let claims = claims::of(kind, &object);
         let note = format!("update {} {}: {why}", kind.plural, old.key);
-        self.push(Command::put(table, old.key.clone(), Expect::Revision(old.revision), bytes, claims), note);
+        self.push(
+            Command::put(
+                table,
+                old.key.clone(),
+                Expect::Revision(old.revision),
+                bytes,
+                claims,
+            ),
+            note,
+        );
         true
     }
 
     /// Takes an object out of its table, whatever its finalizers.
     pub fn remove(&mut self, table: &str, old: &Obj) {
         let note = format!("remove {table} {}", old.key);
-        self.push(Command::delete(table, old.key.clone(), Expect::Revision(old.revision)), note);
+        self.push(
+            Command::delete(table, old.key.clone(), Expect::Revision(old.revision)),
+            note,
+        );
     }
 
     /// Deletes as the API does: a bound, running pod gets its grace period, finalizers hold an object back, anything
     /// else goes at once. `grace_seconds` replaces the pod's own; returns whether there is something to write.
     pub fn delete(&mut self, table: &'static str, old: &Obj, grace_seconds: Option<i64>) -> bool {
         let mut object = old.value();
-        let grace = if table == "pods" { grace(&object, grace_seconds) } else { 0 };
+        let grace = if table == "pods" {
+            grace(&object, grace_seconds)
+        } else {
+            0
+        };
         if grace == 0 && meta::finalizers(&object).is_empty() {
             self.remove(table, old);
             return true;
         }
-        let shorter = object["metadata"]["deletionGracePeriodSeconds"].as_i64().is_some_and(|g| grace < g);
+        let shorter = object["metadata"]["deletionGracePeriodSeconds"]
+            .as_i64()
+            .is_some_and(|g| grace < g);
         if old.attrs.deleting && !shorter {
             return false;
         }
@@ -136,9 +190,17 @@ impl<'a> Plan<'a> {
     /// Takes a finalizer off; the object goes with the last one if it is to be deleted.
     pub fn release(&mut self, table: &'static str, old: &Obj, finalizer: &str) {
         let mut object = old.value();
-        let left: Vec<String> = meta::finalizers(&object).into_iter().filter(|f| f != finalizer).collect();
-        let grace = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
-        if left.is_empty() && old.attrs.deleting && (table != "pods" || grace == 0 || old.attrs.node_name.is_empty()) {
+        let left: Vec<String> = meta::finalizers(&object)
+            .into_iter()
+            .filter(|f| f != finalizer)
+            .collect();
+        let grace = object["metadata"]["deletionGracePeriodSeconds"]
+            .as_i64()
+            .unwrap_or(0);
+        if left.is_empty()
+            && old.attrs.deleting
+            && (table != "pods" || grace == 0 || old.attrs.node_name.is_empty())
+        {
             self.remove(table, old);
             return;
         }
@@ -154,16 +216,25 @@ impl<'a> Plan<'a> {
     /// Records an Event about an object. The same reason and message about the same object is one Event that counts.
     pub fn event(&mut self, kind: &Kind, about: &Value, normal: bool, reason: &str, message: &str) {
         let component = component(reason);
-        let namespace = if kind.namespaced() { meta::namespace(about) } else { "default" };
+        let namespace = if kind.namespaced() {
+            meta::namespace(about)
+        } else {
+            "default"
+        };
         // An Event in a namespace that is being emptied would only be in the way.
         if !self.open(namespace) {
             return;
         }
         let name = meta::name(about);
         let hash = digest(&[meta::uid(about), reason, message]);
-        let key = Key::new(namespace, format!("{}.{}", prefix(name, 200), hex::encode(&hash[..8])));
+        let key = Key::new(
+            namespace,
+            format!("{}.{}", prefix(name, 200), hex::encode(&hash[..8])),
+        );
         let time = self.time();
-        let Some(events) = kinds::by_table("events") else { return };
+        let Some(events) = kinds::by_table("events") else {
+            return;
+        };
         if let Some(old) = self.view.get("events", &key).cloned() {
             let mut event = old.value();
             event["count"] = json!(event["count"].as_i64().unwrap_or(1) + 1);
@@ -186,12 +257,18 @@ impl<'a> Plan<'a> {
 
     /// Whether a namespace takes new objects.
     pub fn open(&self, namespace: &str) -> bool {
-        self.view.get("namespaces", &Key::new("", namespace)).is_some_and(|n| !n.attrs.deleting)
+        self.view
+            .get("namespaces", &Key::new("", namespace))
+            .is_some_and(|n| !n.attrs.deleting)
     }
 
     /// Objects of a table whose controller has this uid.
     pub fn controlled(&self, table: &str, uid: &str) -> Vec<Arc<Obj>> {
-        self.view.owned_by(table, uid).filter(|o| o.attrs.controller().is_some_and(|c| c.uid == uid)).cloned().collect()
+        self.view
+            .owned_by(table, uid)
+            .filter(|o| o.attrs.controller().is_some_and(|c| c.uid == uid))
+            .cloned()
+            .collect()
     }
 }
 
@@ -208,16 +285,22 @@ fn component(reason: &str) -> &'static str {
 
 /// A time `ms` later; the last one there is if that is out of range.
 pub(crate) fn later(at: Timestamp, ms: i64) -> Timestamp {
-    at.checked_add(SignedDuration::from_millis(ms)).unwrap_or(Timestamp::MAX)
+    at.checked_add(SignedDuration::from_millis(ms))
+        .unwrap_or(Timestamp::MAX)
 }
 
 /// The grace period a pod gets, in seconds: none if it never ran or has ended.
 fn grace(pod: &Value, wanted: Option<i64>) -> i64 {
-    let bound = pod["spec"]["nodeName"].as_str().is_some_and(|n| !n.is_empty());
+    let bound = pod["spec"]["nodeName"]
+        .as_str()
+        .is_some_and(|n| !n.is_empty());
     if !bound || attrs::pod_ended(pod) {
         return 0;
     }
-    wanted.or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30).max(0)
+    wanted
+        .or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64())
+        .unwrap_or(30)
+        .max(0)
 }
 
 pub(crate) fn digest(parts: &[&str]) -> [u8; 32] {
@@ -233,7 +316,10 @@ pub(crate) fn digest(parts: &[&str]) -> [u8; 32] {
 pub(crate) fn suffix(parts: &[&str], n: usize) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let d = digest(parts);
-    d.chunks(2).take(n.min(10)).map(|c| ALPHABET[u16::from_le_bytes([c[0], c[1]]) as usize % ALPHABET.len()] as char).collect()
+    d.chunks(2)
+        .take(n.min(10))
+        .map(|c| ALPHABET[u16::from_le_bytes([c[0], c[1]]) as usize % ALPHABET.len()] as char)
+        .collect()
 }
 
 /// The first `n` bytes of a name; names are ASCII.

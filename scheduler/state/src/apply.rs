@@ -43,7 +43,9 @@ impl State {
 
     /// Hash over every row and counter; equal on members that applied the same log.
     pub fn hash(&self) -> u64 {
-        self.hash.wrapping_add(self.view.revision.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(self.internal_revision.wrapping_mul(0xff51_afd7_ed55_8ccd))
+        self.hash
+            .wrapping_add(self.view.revision.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .wrapping_add(self.internal_revision.wrapping_mul(0xff51_afd7_ed55_8ccd))
     }
 
     /// Applies one log entry. One result per command, in order.
@@ -54,13 +56,21 @@ impl State {
             return known.as_ref().clone();
         }
         // Logged time rises by at least a millisecond per entry, whatever the leaders' clocks say.
-        let floor = self.view.at.checked_add(SignedDuration::from_millis(1)).unwrap_or(self.view.at);
+        let floor = self
+            .view
+            .at
+            .checked_add(SignedDuration::from_millis(1))
+            .unwrap_or(self.view.at);
         self.view.at = batch.at.max(floor);
         let at = self.view.at;
         let mut results = Vec::with_capacity(batch.commands.len());
         let mut rest = &batch.commands[..];
         while let Some(first) = rest.first() {
-            let n = if first.group == 0 { 1 } else { rest.iter().take_while(|c| c.group == first.group).count() };
+            let n = if first.group == 0 {
+                1
+            } else {
+                rest.iter().take_while(|c| c.group == first.group).count()
+            };
             let (group, tail) = rest.split_at(n);
             rest = tail;
             if n == 1 {
@@ -73,7 +83,8 @@ impl State {
             table.trim(at);
         }
         if batch.request_id != 0 {
-            self.replies.insert(batch.request_id, Arc::new(results.clone()));
+            self.replies
+                .insert(batch.request_id, Arc::new(results.clone()));
             self.reply_order.push_back(batch.request_id);
             while self.reply_order.len() > REPLIES_MAX {
                 if let Some(old) = self.reply_order.pop_front() {
@@ -109,21 +120,37 @@ impl State {
             return Err(Refused::Precondition { found });
         }
         match &command.op {
-            Op::Check => Ok(Applied { revision: found.unwrap_or(0), changed: false }),
+            Op::Check => Ok(Applied {
+                revision: found.unwrap_or(0),
+                changed: false,
+            }),
             Op::Delete => match old {
-                None => Ok(Applied { revision: 0, changed: false }),
+                None => Ok(Applied {
+                    revision: 0,
+                    changed: false,
+                }),
                 Some(old) => Ok(self.delete(at, &command.table, &old)),
             },
             Op::Put { bytes, claims } => self.put(at, command, bytes, claims, old),
         }
     }
 
-    fn put(&mut self, at: Timestamp, command: &Command, bytes: &Bytes, claims: &[Claim], old: Option<Arc<Obj>>) -> Result<Applied, Refused> {
+    fn put(
+        &mut self,
+        at: Timestamp,
+        command: &Command,
+        bytes: &Bytes,
+        claims: &[Claim],
+        old: Option<Arc<Obj>>,
+    ) -> Result<Applied, Refused> {
         if let Some(o) = &old
             && o.bytes == *bytes
             && o.claims == *claims
         {
-            return Ok(Applied { revision: o.revision, changed: false });
+            return Ok(Applied {
+                revision: o.revision,
+                changed: false,
+            });
         }
         let held: &[Claim] = old.as_ref().map_or(&[], |o| &o.claims);
         self.check_claims(&command.table, &command.key, held, claims)?;
@@ -135,7 +162,10 @@ impl State {
             Attrs::default()
         } else {
             // An object that is not JSON cannot be indexed; it is stored all the same, so that members never differ.
-            Attrs::derive(&command.table, &serde_json::from_slice(bytes).unwrap_or(Value::Null))
+            Attrs::derive(
+                &command.table,
+                &serde_json::from_slice(bytes).unwrap_or(Value::Null),
+            )
         };
         let obj = Arc::new(Obj {
             key: command.key.clone(),
@@ -154,10 +184,23 @@ impl State {
         table.index(&obj);
         table.objects.insert(command.key.clone(), obj.clone());
         if !is_internal {
-            let change = if old.is_some() { Change::Modified } else { Change::Added };
-            table.push(Event { revision, at, change, obj, before: old });
+            let change = if old.is_some() {
+                Change::Modified
+            } else {
+                Change::Added
+            };
+            table.push(Event {
+                revision,
+                at,
+                change,
+                obj,
+                before: old,
+            });
         }
-        Ok(Applied { revision, changed: true })
+        Ok(Applied {
+            revision,
+            changed: true,
+        })
     }
 
     fn delete(&mut self, at: Timestamp, table_name: &str, old: &Arc<Obj>) -> Applied {
@@ -177,18 +220,37 @@ impl State {
                 claims: Vec::new(),
                 attrs: old.attrs.clone(),
             });
-            table.push(Event { revision, at, change: Change::Deleted, obj: last, before: Some(old.clone()) });
+            table.push(Event {
+                revision,
+                at,
+                change: Change::Deleted,
+                obj: last,
+                before: Some(old.clone()),
+            });
         }
-        Applied { revision, changed: true }
+        Applied {
+            revision,
+            changed: true,
+        }
     }
 
     fn next(&mut self, is_internal: bool) -> u64 {
-        let counter = if is_internal { &mut self.internal_revision } else { &mut self.view.revision };
+        let counter = if is_internal {
+            &mut self.internal_revision
+        } else {
+            &mut self.view.revision
+        };
         *counter += 1;
         *counter
     }
 
-    fn check_claims(&self, table: &str, key: &Key, held: &[Claim], wanted: &[Claim]) -> Result<(), Refused> {
+    fn check_claims(
+        &self,
+        table: &str,
+        key: &Key,
+        held: &[Claim],
+        wanted: &[Claim],
+    ) -> Result<(), Refused> {
         let mut more: BTreeMap<&str, Amounts> = BTreeMap::new();
         for claim in wanted {
             match claim {
@@ -196,7 +258,11 @@ impl State {
                     if let Some((t, k)) = self.view.held.get(&(space.clone(), value.clone()))
                         && (t != table || k != key)
                     {
-                        return Err(Refused::Taken { space: space.clone(), value: value.clone(), holder: format!("{t} {k}") });
+                        return Err(Refused::Taken {
+                            space: space.clone(),
+                            value: value.clone(),
+                            holder: format!("{t} {k}"),
+                        });
                     }
                 }
                 Claim::Node { node, amounts } => add(more.entry(node).or_default(), amounts),
@@ -212,19 +278,33 @@ impl State {
                 }
             }
             // What the object holds already may stay even if the node has shrunk or gone since.
-            let was = held.iter().any(|c| matches!(c, Claim::Node { node: n, amounts: a } if n == node && *a == amounts));
+            let was = held.iter().any(
+                |c| matches!(c, Claim::Node { node: n, amounts: a } if n == node && *a == amounts),
+            );
             if was {
                 continue;
             }
-            let Some(room) = self.view.get("nodes", &Key::new("", node)).and_then(|o| o.attrs.allocatable) else {
-                return Err(Refused::NodeFull { node: node.into(), what: "node".into() });
+            let Some(room) = self
+                .view
+                .get("nodes", &Key::new("", node))
+                .and_then(|o| o.attrs.allocatable)
+            else {
+                return Err(Refused::NodeFull {
+                    node: node.into(),
+                    what: "node".into(),
+                });
             };
             add(&mut used, &amounts);
-            for (what, used, room) in
-                [("cpu", used.cpu_millis, room.cpu_millis), ("memory", used.memory_bytes, room.memory_bytes), ("pods", used.pods, room.pods)]
-            {
+            for (what, used, room) in [
+                ("cpu", used.cpu_millis, room.cpu_millis),
+                ("memory", used.memory_bytes, room.memory_bytes),
+                ("pods", used.pods, room.pods),
+            ] {
                 if used > room {
-                    return Err(Refused::NodeFull { node: node.into(), what: what.into() });
+                    return Err(Refused::NodeFull {
+                        node: node.into(),
+                        what: what.into(),
+                    });
                 }
             }
         }
@@ -235,9 +315,15 @@ impl State {
         for claim in claims {
             match claim {
                 Claim::Unique { space, value } => {
-                    self.view.held.insert((space.clone(), value.clone()), (table.to_string(), key.clone()));
+                    self.view.held.insert(
+                        (space.clone(), value.clone()),
+                        (table.to_string(), key.clone()),
+                    );
                 }
-                Claim::Node { node, amounts } => add(self.view.node_used.entry(node.clone()).or_default(), amounts),
+                Claim::Node { node, amounts } => add(
+                    self.view.node_used.entry(node.clone()).or_default(),
+                    amounts,
+                ),
             }
         }
     }

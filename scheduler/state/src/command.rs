@@ -57,12 +57,24 @@ pub struct Command {
 impl Command {
     /// A put outside any group.
     pub fn put(table: &str, key: Key, expect: Expect, bytes: Bytes, claims: Vec<Claim>) -> Self {
-        Self { table: table.into(), key, expect, op: Op::Put { bytes, claims }, group: 0 }
+        Self {
+            table: table.into(),
+            key,
+            expect,
+            op: Op::Put { bytes, claims },
+            group: 0,
+        }
     }
 
     /// A delete outside any group.
     pub fn delete(table: &str, key: Key, expect: Expect) -> Self {
-        Self { table: table.into(), key, expect, op: Op::Delete, group: 0 }
+        Self {
+            table: table.into(),
+            key,
+            expect,
+            op: Op::Delete,
+            group: 0,
+        }
     }
 }
 
@@ -81,7 +93,9 @@ pub struct Batch {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     /// Written by a newer version.
-    #[error("E_FORMAT_NEWER: needs a Coracle that reads format {found} (this one reads up to {known}); start the newer version on this data directory")]
+    #[error(
+        "E_FORMAT_NEWER: needs a Coracle that reads format {found} (this one reads up to {known}); start the newer version on this data directory"
+    )]
     Newer {
         /// Version byte found.
         found: u8,
@@ -104,8 +118,13 @@ impl Batch {
     /// Decodes from the log.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         match bytes.split_first() {
-            Some((&FORMAT, rest)) => ciborium::from_reader(rest).map_err(|e| FormatError::Corrupt(e.to_string())),
-            Some((&found, _)) if found > FORMAT => Err(FormatError::Newer { found, known: FORMAT }),
+            Some((&FORMAT, rest)) => {
+                ciborium::from_reader(rest).map_err(|e| FormatError::Corrupt(e.to_string()))
+            }
+            Some((&found, _)) if found > FORMAT => Err(FormatError::Newer {
+                found,
+                known: FORMAT,
+            }),
             _ => Err(FormatError::Corrupt("empty or zero-version entry".into())),
         }
     }

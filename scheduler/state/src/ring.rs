@@ -64,7 +64,14 @@ impl Table {
         if revision < self.ring_floor {
             return None;
         }
-        let at = self.ring.binary_search_by(|e| e.revision.cmp(&revision)).map_or_else(|i| i, |i| i + 1);
-        Some((at..self.ring.len()).filter_map(|i| self.ring.get(i).cloned()).collect())
+        let at = self
+            .ring
+            .binary_search_by(|e| e.revision.cmp(&revision))
+            .map_or_else(|i| i, |i| i + 1);
+        Some(
+            (at..self.ring.len())
+                .filter_map(|i| self.ring.get(i).cloned())
+                .collect(),
+        )
     }
 }

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use coracle_api::{Attrs, Claim, Key, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::Results;
 use crate::apply::State;
 use crate::command::FormatError;
 use crate::ring::{Change, Event};
 use crate::table::{Obj, internal};
-use crate::Results;
 
 /// Version byte of the snapshot format.
 pub const FORMAT: u8 = 1;
@@ -21,13 +21,39 @@ const RECORD_BYTES_MAX: u32 = 64 << 20;
 
 #[derive(Serialize, Deserialize)]
 enum Record {
-    Header { revision: u64, internal_revision: u64, at: Timestamp },
-    Table { name: String, ring_floor: u64 },
-    Row { key: Key, created: u64, revision: u64, bytes: serde_bytes_compat::Raw, claims: Vec<Claim> },
+    Header {
+        revision: u64,
+        internal_revision: u64,
+        at: Timestamp,
+    },
+    Table {
+        name: String,
+        ring_floor: u64,
+    },
+    Row {
+        key: Key,
+        created: u64,
+        revision: u64,
+        bytes: serde_bytes_compat::Raw,
+        claims: Vec<Claim>,
+    },
     /// A ring entry; `None` bytes mean the live row of that key at that revision.
-    Ring { revision: u64, at: Timestamp, change: u8, key: Key, obj: RingObj, before: Option<RingObj> },
-    Reply { id: u64, results: Results },
-    End { rows: u64, hash: u64 },
+    Ring {
+        revision: u64,
+        at: Timestamp,
+        change: u8,
+        key: Key,
+        obj: RingObj,
+        before: Option<RingObj>,
+    },
+    Reply {
+        id: u64,
+        results: Results,
+    },
+    End {
+        rows: u64,
+        hash: u64,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,31 +66,73 @@ struct RingObj {
 
 impl RingObj {
     fn of(o: &Obj) -> Self {
-        Self { created: o.created, revision: o.revision, bytes: serde_bytes_compat::Raw(o.bytes.clone()), claims: o.claims.clone() }
+        Self {
+            created: o.created,
+            revision: o.revision,
+            bytes: serde_bytes_compat::Raw(o.bytes.clone()),
+            claims: o.claims.clone(),
+        }
     }
 
     fn obj(self, table: &str, key: &Key) -> Arc<Obj> {
-        Arc::new(make(table, key.clone(), self.created, self.revision, self.bytes.0, self.claims))
+        Arc::new(make(
+            table,
+            key.clone(),
+            self.created,
+            self.revision,
+            self.bytes.0,
+            self.claims,
+        ))
     }
 }
 
-fn make(table: &str, key: Key, created: u64, revision: u64, bytes: Bytes, claims: Vec<Claim>) -> Obj {
+fn make(
+    table: &str,
+    key: Key,
+    created: u64,
+    revision: u64,
+    bytes: Bytes,
+    claims: Vec<Claim>,
+) -> Obj {
     let attrs = if internal(table) {
         Attrs::default()
     } else {
-        Attrs::derive(table, &serde_json::from_slice(&bytes).unwrap_or(serde_json::Value::Null))
+        Attrs::derive(
+            table,
+            &serde_json::from_slice(&bytes).unwrap_or(serde_json::Value::Null),
+        )
     };
-    Obj { key, created, revision, bytes, claims, attrs }
+    Obj {
+        key,
+        created,
+        revision,
+        bytes,
+        claims,
+        attrs,
+    }
 }
 
 /// Writes the whole state. Errors are the writer's.
 pub fn write(state: &State, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(&[FORMAT])?;
     let v = &state.view;
-    put(out, &Record::Header { revision: v.revision, internal_revision: state.internal_revision, at: v.at })?;
+    put(
+        out,
+        &Record::Header {
+            revision: v.revision,
+            internal_revision: state.internal_revision,
+            at: v.at,
+        },
+    )?;
     let mut rows = 0u64;
     for (name, table) in &v.tables {
-        put(out, &Record::Table { name: name.clone(), ring_floor: table.ring_floor })?;
+        put(
+            out,
+            &Record::Table {
+                name: name.clone(),
+                ring_floor: table.ring_floor,
+            },
+        )?;
         for o in table.objects.values() {
             rows += 1;
             put(
@@ -99,10 +167,22 @@ pub fn write(state: &State, out: &mut dyn Write) -> io::Result<()> {
     }
     for id in &state.reply_order {
         if let Some(results) = state.replies.get(id) {
-            put(out, &Record::Reply { id: *id, results: results.as_ref().clone() })?;
+            put(
+                out,
+                &Record::Reply {
+                    id: *id,
+                    results: results.as_ref().clone(),
+                },
+            )?;
         }
     }
-    put(out, &Record::End { rows, hash: state.hash() })
+    put(
+        out,
+        &Record::End {
+            rows,
+            hash: state.hash(),
+        },
+    )
 }
 
 fn put(out: &mut dyn Write, record: &Record) -> io::Result<()> {
@@ -118,7 +198,10 @@ pub fn read(input: &mut dyn Read) -> Result<State, FormatError> {
     let mut version = [0u8];
     input.read_exact(&mut version).map_err(|e| corrupt(&e))?;
     if version[0] > FORMAT {
-        return Err(FormatError::Newer { found: version[0], known: FORMAT });
+        return Err(FormatError::Newer {
+            found: version[0],
+            known: FORMAT,
+        });
     }
     let mut state = State::default();
     let (mut table, mut rows) = (String::new(), 0u64);
@@ -128,12 +211,18 @@ pub fn read(input: &mut dyn Read) -> Result<State, FormatError> {
         input.read_exact(&mut len).map_err(|e| corrupt(&e))?;
         let len = u32::from_le_bytes(len);
         if len > RECORD_BYTES_MAX {
-            return Err(FormatError::Corrupt(format!("snapshot record of {len} bytes")));
+            return Err(FormatError::Corrupt(format!(
+                "snapshot record of {len} bytes"
+            )));
         }
         buf.resize(len as usize, 0);
         input.read_exact(&mut buf).map_err(|e| corrupt(&e))?;
         match ciborium::from_reader(&buf[..]).map_err(|e| corrupt(&e))? {
-            Record::Header { revision, internal_revision, at } => {
+            Record::Header {
+                revision,
+                internal_revision,
+                at,
+            } => {
                 state.view.revision = revision;
                 state.internal_revision = internal_revision;
                 state.view.at = at;
@@ -142,23 +231,49 @@ pub fn read(input: &mut dyn Read) -> Result<State, FormatError> {
                 state.table_mut(&name).ring_floor = ring_floor;
                 table = name;
             }
-            Record::Row { key, created, revision, bytes, claims } => {
+            Record::Row {
+                key,
+                created,
+                revision,
+                bytes,
+                claims,
+            } => {
                 rows += 1;
-                let obj = Arc::new(make(&table, key.clone(), created, revision, bytes.0, claims));
+                let obj = Arc::new(make(
+                    &table,
+                    key.clone(),
+                    created,
+                    revision,
+                    bytes.0,
+                    claims,
+                ));
                 state.hold(&table, &key, &obj.claims);
                 state.hash = state.hash.wrapping_add(obj.row_hash(&table));
                 let t = state.table_mut(&table);
                 t.index(&obj);
                 t.objects.insert(key, obj);
             }
-            Record::Ring { revision, at, change, key, obj, before } => {
+            Record::Ring {
+                revision,
+                at,
+                change,
+                key,
+                obj,
+                before,
+            } => {
                 let change = match change {
                     0 => Change::Added,
                     1 => Change::Modified,
                     _ => Change::Deleted,
                 };
                 let (obj, before) = (obj.obj(&table, &key), before.map(|b| b.obj(&table, &key)));
-                state.table_mut(&table).push(Event { revision, at, change, obj, before });
+                state.table_mut(&table).push(Event {
+                    revision,
+                    at,
+                    change,
+                    obj,
+                    before,
+                });
             }
             Record::Reply { id, results } => {
                 state.replies.insert(id, Arc::new(results));
@@ -166,7 +281,9 @@ pub fn read(input: &mut dyn Read) -> Result<State, FormatError> {
             }
             Record::End { rows: want, hash } => {
                 if rows != want || hash != state.hash() {
-                    return Err(FormatError::Corrupt(format!("snapshot has {rows} rows of {want}, or its hash differs")));
+                    return Err(FormatError::Corrupt(format!(
+                        "snapshot has {rows} rows of {want}, or its hash differs"
+                    )));
                 }
                 return Ok(state);
             }

@@ -58,7 +58,12 @@ impl Obj {
     /// This row's part of the state hash.
     pub(crate) fn row_hash(&self, table: &str) -> u64 {
         let mut h = Sha256::new();
-        for part in [table.as_bytes(), self.key.namespace.as_bytes(), self.key.name.as_bytes(), &self.bytes] {
+        for part in [
+            table.as_bytes(),
+            self.key.namespace.as_bytes(),
+            self.key.name.as_bytes(),
+            &self.bytes,
+        ] {
             h.update((part.len() as u64).to_le_bytes());
             h.update(part);
         }
@@ -92,10 +97,16 @@ pub struct Table {
 impl Table {
     pub(crate) fn index(&mut self, obj: &Obj) {
         for owner in &obj.attrs.owners {
-            self.by_owner.entry(owner.uid.clone()).or_default().insert(obj.key.clone());
+            self.by_owner
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(obj.key.clone());
         }
         if !obj.attrs.node_name.is_empty() {
-            self.by_node.entry(obj.attrs.node_name.clone()).or_default().insert(obj.key.clone());
+            self.by_node
+                .entry(obj.attrs.node_name.clone())
+                .or_default()
+                .insert(obj.key.clone());
         }
     }
 

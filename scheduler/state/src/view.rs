@@ -31,28 +31,51 @@ impl View {
     }
 
     /// Objects of a table in key order, in one namespace or all of them.
-    pub fn list<'a>(&'a self, table: &str, namespace: Option<&str>) -> Box<dyn Iterator<Item = &'a Arc<Obj>> + 'a> {
-        let Some(t) = self.tables.get(table) else { return Box::new(std::iter::empty()) };
+    pub fn list<'a>(
+        &'a self,
+        table: &str,
+        namespace: Option<&str>,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Obj>> + 'a> {
+        let Some(t) = self.tables.get(table) else {
+            return Box::new(std::iter::empty());
+        };
         match namespace {
             None => Box::new(t.objects.values()),
             Some(ns) => {
                 let ns = ns.to_string();
-                Box::new(t.objects.range(Key::new(ns.clone(), "")..).take_while(move |(k, _)| k.namespace == ns).map(|(_, o)| o))
+                Box::new(
+                    t.objects
+                        .range(Key::new(ns.clone(), "")..)
+                        .take_while(move |(k, _)| k.namespace == ns)
+                        .map(|(_, o)| o),
+                )
             }
         }
     }
 
     /// Objects of a table owned by this uid.
-    pub fn owned_by<'a>(&'a self, table: &str, uid: &str) -> Box<dyn Iterator<Item = &'a Arc<Obj>> + 'a> {
-        let Some(t) = self.tables.get(table) else { return Box::new(std::iter::empty()) };
-        let Some(keys) = t.by_owner.get(uid) else { return Box::new(std::iter::empty()) };
+    pub fn owned_by<'a>(
+        &'a self,
+        table: &str,
+        uid: &str,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Obj>> + 'a> {
+        let Some(t) = self.tables.get(table) else {
+            return Box::new(std::iter::empty());
+        };
+        let Some(keys) = t.by_owner.get(uid) else {
+            return Box::new(std::iter::empty());
+        };
         Box::new(keys.iter().filter_map(|k| t.objects.get(k)))
     }
 
     /// Pods bound to this node.
     pub fn on_node<'a>(&'a self, node: &str) -> Box<dyn Iterator<Item = &'a Arc<Obj>> + 'a> {
-        let Some(t) = self.tables.get("pods") else { return Box::new(std::iter::empty()) };
-        let Some(keys) = t.by_node.get(node) else { return Box::new(std::iter::empty()) };
+        let Some(t) = self.tables.get("pods") else {
+            return Box::new(std::iter::empty());
+        };
+        let Some(keys) = t.by_node.get(node) else {
+            return Box::new(std::iter::empty());
+        };
         Box::new(keys.iter().filter_map(|k| t.objects.get(k)))
     }
 
@@ -63,7 +86,9 @@ impl View {
 
     /// Whether a unique value is free.
     pub fn free(&self, space: &str, value: &str) -> bool {
-        !self.held.contains_key(&(space.to_string(), value.to_string()))
+        !self
+            .held
+            .contains_key(&(space.to_string(), value.to_string()))
     }
 
     /// Events of a table after `revision`, oldest first; `None` if some are no longer kept (410 Expired).

@@ -25,14 +25,23 @@ impl Cluster {
     /// `coracle up [APP]` in a new folder, ready.
     #[track_caller]
     pub fn up(app: Option<&Path>) -> Self {
-        Self::start(std::sync::Arc::new(tempfile::tempdir().unwrap()), ".coracle", Self::up_args(app))
+        Self::start(
+            std::sync::Arc::new(tempfile::tempdir().unwrap()),
+            ".coracle",
+            Self::up_args(app),
+        )
     }
 
     /// `up [APP]` with every port a free one.
     pub fn up_args(app: Option<&Path>) -> Vec<String> {
         let mut args = vec!["up".to_string()];
         args.extend(app.map(|a| a.to_string_lossy().into_owned()));
-        for flag in ["--api-addr", "--registry-addr", "--ingress-addr", "--runner-addr"] {
+        for flag in [
+            "--api-addr",
+            "--registry-addr",
+            "--ingress-addr",
+            "--runner-addr",
+        ] {
             args.extend([flag.to_string(), "127.0.0.1:0".to_string()]);
         }
         args
@@ -41,7 +50,13 @@ impl Cluster {
     /// Any role in a folder; `args` lack the data directory.
     #[track_caller]
     pub fn start(dir: std::sync::Arc<tempfile::TempDir>, data: &str, args: Vec<String>) -> Self {
-        let mut c = Self { dir, data: data.into(), args, child: None, info: Value::Null };
+        let mut c = Self {
+            dir,
+            data: data.into(),
+            args,
+            child: None,
+            info: Value::Null,
+        };
         c.spawn();
         c.ready();
         c
@@ -51,7 +66,11 @@ impl Cluster {
     #[track_caller]
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "it is running");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
         let child = Command::new(CORACLE)
             .args(&self.args)
             .args(["--data-dir", &self.data])
@@ -69,21 +88,38 @@ impl Cluster {
     /// Waits until run.json names this process.
     #[track_caller]
     pub fn ready(&mut self) {
-        let (path, pid) = (self.dir.path().join(&self.data).join("run.json"), self.pid());
+        let (path, pid) = (
+            self.dir.path().join(&self.data).join("run.json"),
+            self.pid(),
+        );
         let log = self.log_path();
         let child = self.child.as_mut().unwrap();
         self.info = wait_for("run.json", LONG, || {
             if let Ok(Some(status)) = child.try_wait() {
-                panic!("it ended with {status}:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+                panic!(
+                    "it ended with {status}:\n{}",
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                );
             }
-            let text = std::fs::read_to_string(&path).map_err(|e| format!("{e}; log:\n{}", std::fs::read_to_string(&log).unwrap_or_default()))?;
+            let text = std::fs::read_to_string(&path).map_err(|e| {
+                format!(
+                    "{e}; log:\n{}",
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                )
+            })?;
             let v: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            if v["pid"] == pid { Ok(v) } else { Err(format!("run.json of another process: {v}")) }
+            if v["pid"] == pid {
+                Ok(v)
+            } else {
+                Err(format!("run.json of another process: {v}"))
+            }
         });
     }
 
     pub fn log_path(&self) -> PathBuf {
-        self.dir.path().join(format!("{}.log", self.data.trim_start_matches('.')))
+        self.dir
+            .path()
+            .join(format!("{}.log", self.data.trim_start_matches('.')))
     }
 
     /// What the process printed so far.
@@ -107,7 +143,13 @@ impl Cluster {
     #[track_caller]
     pub fn interrupt(&mut self) -> i32 {
         let pid = self.pid().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         let mut child = self.child.take().unwrap();
         let log = self.log_path();
         wait_for("the process to end", LONG, || match child.try_wait() {
@@ -117,7 +159,10 @@ impl Cluster {
     }
 
     fn text(&self, field: &str) -> String {
-        self.info[field].as_str().unwrap_or_else(|| panic!("run.json has no {field}: {}", self.info)).to_string()
+        self.info[field]
+            .as_str()
+            .unwrap_or_else(|| panic!("run.json has no {field}: {}", self.info))
+            .to_string()
     }
 
     /// HOST:PORT of the ingress.
@@ -137,20 +182,36 @@ impl Cluster {
 
     pub fn kubeconfig(&self) -> PathBuf {
         let path = PathBuf::from(self.text("kubeconfig"));
-        if path.is_absolute() { path } else { self.dir.path().join(path) }
+        if path.is_absolute() {
+            path
+        } else {
+            self.dir.path().join(path)
+        }
     }
 
     /// `coracle ARGS` against this cluster.
     #[track_caller]
     pub fn coracle(&self, args: &[&str]) -> Output {
-        program::run(Command::new(CORACLE).args(args).current_dir(self.dir.path()).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.dir.path()))
+        program::run(
+            Command::new(CORACLE)
+                .args(args)
+                .current_dir(self.dir.path())
+                .env("KUBECONFIG", self.kubeconfig())
+                .env("HOME", self.dir.path()),
+        )
     }
 
     /// `kubectl ARGS` against this cluster; `None` if there is no kubectl.
     #[track_caller]
     pub fn kubectl(&self, args: &[&str]) -> Option<Output> {
         let kubectl = program::client("kubectl")?;
-        Some(program::run(Command::new(kubectl).args(args).current_dir(self.dir.path()).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.dir.path())))
+        Some(program::run(
+            Command::new(kubectl)
+                .args(args)
+                .current_dir(self.dir.path())
+                .env("KUBECONFIG", self.kubeconfig())
+                .env("HOME", self.dir.path()),
+        ))
     }
 
     /// GET through the ingress.

@@ -29,15 +29,26 @@ impl Response {
 
 /// Strips `http://` and the path from a URL.
 pub fn authority(url: &str) -> String {
-    let rest = url.trim_start_matches("http://").trim_start_matches("https://");
+    let rest = url
+        .trim_start_matches("http://")
+        .trim_start_matches("https://");
     rest.split('/').next().unwrap_or_default().to_string()
 }
 
 /// Sends one request on a new connection and reads the whole answer.
-pub fn send(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Response> {
+pub fn send(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<Response> {
     let mut s = TcpStream::connect(address)?;
     s.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     if !headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("host")) {
         head.push_str(&format!("host: {address}\r\n"));
     }
@@ -49,7 +60,12 @@ pub fn send(address: &str, method: &str, path: &str, headers: &[(&str, &str)], b
     s.write_all(body)?;
     let mut bytes = Vec::new();
     s.read_to_end(&mut bytes)?;
-    parse(&bytes).ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {:?}", String::from_utf8_lossy(&bytes))))
+    parse(&bytes).ok_or_else(|| {
+        std::io::Error::other(format!(
+            "no HTTP answer: {:?}",
+            String::from_utf8_lossy(&bytes)
+        ))
+    })
 }
 
 /// GET with a Host header.
@@ -62,7 +78,9 @@ fn parse(bytes: &[u8]) -> Option<Response> {
     let head = String::from_utf8_lossy(&bytes[..at]).into_owned();
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let mut body = bytes[at + 4..].to_vec();
-    let chunked = head.lines().any(|l| l.to_ascii_lowercase().replace(' ', "") == "transfer-encoding:chunked");
+    let chunked = head
+        .lines()
+        .any(|l| l.to_ascii_lowercase().replace(' ', "") == "transfer-encoding:chunked");
     if chunked {
         body = unchunk(&body)?;
     }

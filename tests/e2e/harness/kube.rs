@@ -16,17 +16,34 @@ impl Api {
     #[track_caller]
     pub fn of(cluster: &Cluster) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let file = kube::config::Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
         let client = runtime.block_on(async {
-            let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.unwrap();
+            let config = kube::Config::from_custom_kubeconfig(file, &Default::default())
+                .await
+                .unwrap();
             kube::Client::try_from(config).unwrap()
         });
         Self { runtime, client }
     }
 
-    fn call(&self, method: &str, path: &str, content_type: &str, body: Vec<u8>) -> Result<Value, kube::Error> {
-        let request = Request::builder().method(method).uri(path).header("content-type", content_type).body(body).unwrap();
+    fn call(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<Value, kube::Error> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", content_type)
+            .body(body)
+            .unwrap();
         self.runtime.block_on(self.client.request(request))
     }
 
@@ -37,12 +54,22 @@ impl Api {
 
     /// POST.
     pub fn create(&self, path: &str, object: &Value) -> Result<Value, kube::Error> {
-        self.call("POST", path, "application/json", object.to_string().into_bytes())
+        self.call(
+            "POST",
+            path,
+            "application/json",
+            object.to_string().into_bytes(),
+        )
     }
 
     /// Server-side apply into a collection.
     pub fn apply(&self, collection: &str, object: &Value) -> Result<Value, kube::Error> {
         let name = object["metadata"]["name"].as_str().unwrap();
-        self.call("PATCH", &format!("{collection}/{name}?fieldManager=e2e&force=true"), "application/apply-patch+yaml", object.to_string().into_bytes())
+        self.call(
+            "PATCH",
+            &format!("{collection}/{name}?fieldManager=e2e&force=true"),
+            "application/apply-patch+yaml",
+            object.to_string().into_bytes(),
+        )
     }
 }

@@ -19,14 +19,22 @@ impl Output {
     /// Standard output of a program that must have succeeded.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!(self.code, 0, "exit {}\nstdout: {}\nstderr: {}", self.code, self.out, self.err);
+        assert_eq!(
+            self.code, 0,
+            "exit {}\nstdout: {}\nstderr: {}",
+            self.code, self.out, self.err
+        );
         self.out
     }
 
     /// A program that must have failed, saying all of these words.
     #[track_caller]
     pub fn fails_with(self, words: &[&str]) -> String {
-        assert_ne!(self.code, 0, "it succeeded\nstdout: {}\nstderr: {}", self.out, self.err);
+        assert_ne!(
+            self.code, 0,
+            "it succeeded\nstdout: {}\nstderr: {}",
+            self.out, self.err
+        );
         let text = format!("{}{}", self.out, self.err);
         for w in words {
             assert!(text.contains(w), "{w:?} is not in:\n{text}");
@@ -38,7 +46,10 @@ impl Output {
 /// Runs a command to its end.
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
-    let out = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let out = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
     Output {
         code: out.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&out.stdout).into_owned(),
@@ -49,15 +60,26 @@ pub fn run(command: &mut Command) -> Output {
 /// Runs `coracle` in a folder.
 #[track_caller]
 pub fn coracle(dir: &Path, args: &[&str]) -> Output {
-    run(Command::new(CORACLE).args(args).current_dir(dir).env_remove("KUBECONFIG").env("HOME", dir))
+    run(Command::new(CORACLE)
+        .args(args)
+        .current_dir(dir)
+        .env_remove("KUBECONFIG")
+        .env("HOME", dir))
 }
 
 /// A real client by name, or `None` after saying that the test is skipped. `CORACLE_REQUIRE` turns a skip into a failure.
 pub fn client(name: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("PATH").and_then(|p| std::env::split_paths(&p).map(|d| d.join(name)).find(|f| f.is_file()));
+    let found = std::env::var_os("PATH").and_then(|p| {
+        std::env::split_paths(&p)
+            .map(|d| d.join(name))
+            .find(|f| f.is_file())
+    });
     if found.is_none() {
         let required = std::env::var("CORACLE_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|r| r == name), "{name} is required and not installed");
+        assert!(
+            !required.split(',').any(|r| r == name),
+            "{name} is required and not installed"
+        );
         println!("SKIPPED: {name} is not installed");
     }
     found
@@ -70,7 +92,9 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result
     loop {
         match look() {
             Ok(t) => return t,
-            Err(seen) if Instant::now() > until => panic!("waited {} s for {what}; last seen: {seen}", limit.as_secs()),
+            Err(seen) if Instant::now() > until => {
+                panic!("waited {} s for {what}; last seen: {seen}", limit.as_secs())
+            }
             Err(_) => std::thread::park_timeout(Duration::from_millis(25)),
         }
     }
@@ -78,5 +102,8 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result
 
 /// The workspace.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
 }

@@ -10,13 +10,18 @@ use crate::node::holds;
 use crate::world::World;
 
 fn ended(pod: &Obj) -> bool {
-    matches!(pod.attrs.fields.get("status.phase").map(String::as_str), Some("Succeeded" | "Failed"))
+    matches!(
+        pod.attrs.fields.get("status.phase").map(String::as_str),
+        Some("Succeeded" | "Failed")
+    )
 }
 
 impl World {
     /// What is not as it should be; `None` if nothing is missing.
     pub fn unfinished(&self) -> Option<String> {
-        let Some(view) = self.view() else { return Some("there is no leader".into()) };
+        let Some(view) = self.view() else {
+            return Some("there is no leader".into());
+        };
         for node in &self.nodes {
             let obj = view.get("nodes", &Key::new("", &node.name));
             if node.up && !node.cut && !obj.is_some_and(|o| holds(&o.value(), "Ready")) {
@@ -29,8 +34,15 @@ impl World {
                 return Some(format!("pod {} is still leaving", pod.key));
             }
             if !holds(&pod.value(), "Ready") {
-                let input = Input { view: &view, volatile: &self.control.volatile, now: self.now, settings: &self.control.settings };
-                let waits = explain(&input, &pod.key).map(|e| e.waits).unwrap_or_default();
+                let input = Input {
+                    view: &view,
+                    volatile: &self.control.volatile,
+                    now: self.now,
+                    settings: &self.control.settings,
+                };
+                let waits = explain(&input, &pod.key)
+                    .map(|e| e.waits)
+                    .unwrap_or_default();
                 // There may really be no room; that is said, and nothing is wrong.
                 if !waits.iter().any(|w| matches!(w, Wait::NoNodeFits(..))) {
                     return Some(format!("pod {} is not ready: {waits:?}", pod.key));
@@ -45,24 +57,39 @@ impl World {
     }
 
     fn unfinished_workloads(&self, view: &View) -> Option<String> {
-        for table in ["deployments.apps", "replicasets.apps", "replicationcontrollers"] {
+        for table in [
+            "deployments.apps",
+            "replicasets.apps",
+            "replicationcontrollers",
+        ] {
             for obj in view.list(table, None) {
                 let value = obj.value();
-                let (wanted, status) = (value["spec"]["replicas"].as_i64().unwrap_or(1), &value["status"]);
+                let (wanted, status) = (
+                    value["spec"]["replicas"].as_i64().unwrap_or(1),
+                    &value["status"],
+                );
                 let counts = |field: &str| status[field].as_i64().unwrap_or(0) == wanted;
                 let updated = table != "deployments.apps" || counts("updatedReplicas");
                 if obj.attrs.deleting {
                     return Some(format!("{table} {} is still being deleted", obj.key));
                 }
                 if !(counts("replicas") && counts("availableReplicas") && updated) {
-                    return Some(format!("{table} {} wants {wanted} and has {status}", obj.key));
+                    return Some(format!(
+                        "{table} {} wants {wanted} and has {status}",
+                        obj.key
+                    ));
                 }
                 if status["observedGeneration"] != value["metadata"]["generation"] {
-                    return Some(format!("{table} {} has not been looked at since it changed", obj.key));
+                    return Some(format!(
+                        "{table} {} has not been looked at since it changed",
+                        obj.key
+                    ));
                 }
             }
         }
-        view.list("namespaces", None).find(|n| n.attrs.deleting).map(|n| format!("namespace {} is still being deleted", n.key))
+        view.list("namespaces", None)
+            .find(|n| n.attrs.deleting)
+            .map(|n| format!("namespace {} is still being deleted", n.key))
     }
 
     /// What must hold at the very end.
@@ -93,7 +120,11 @@ impl World {
                     let text = format!("{name} {} outlives {} {}", obj.key, owner.kind, owner.name);
                     self.violated("no orphans", text);
                 }
-                if !obj.key.namespace.is_empty() && view.get("namespaces", &Key::new("", &obj.key.namespace)).is_none() {
+                if !obj.key.namespace.is_empty()
+                    && view
+                        .get("namespaces", &Key::new("", &obj.key.namespace))
+                        .is_none()
+                {
                     let text = format!("{name} {} outlives its namespace", obj.key);
                     self.violated("no orphans", text);
                 }
@@ -108,11 +139,20 @@ impl World {
                 continue;
             }
             let n = &self.nodes[node];
-            let here: BTreeSet<String> = view.on_node(&n.name).map(|p| p.attrs.uid.clone()).collect();
+            let here: BTreeSet<String> =
+                view.on_node(&n.name).map(|p| p.attrs.uid.clone()).collect();
             let known: BTreeSet<String> = n.agent.uids().map(|(uid, _)| uid.to_string()).collect();
-            let serving: Vec<String> = n.instances.iter().filter(|(uid, i)| i.accepting && !here.contains(*uid)).map(|(uid, _)| uid.clone()).collect();
+            let serving: Vec<String> = n
+                .instances
+                .iter()
+                .filter(|(uid, i)| i.accepting && !here.contains(*uid))
+                .map(|(uid, _)| uid.clone())
+                .collect();
             if here != known || !serving.is_empty() {
-                let text = format!("{} runs {known:?}, the API says {here:?}, and {serving:?} serve without being there", n.name);
+                let text = format!(
+                    "{} runs {known:?}, the API says {here:?}, and {serving:?} serve without being there",
+                    n.name
+                );
                 self.violated("runners run what is bound to them", text);
             }
         }
@@ -125,21 +165,39 @@ impl World {
             if selector.is_empty() {
                 continue;
             }
-            let selected = |p: &&std::sync::Arc<Obj>| selector.iter().all(|(k, v)| p.attrs.labels.get(k) == Some(v)) && holds(&p.value(), "Ready") && !ended(p);
-            let ready: BTreeSet<String> = view.list("pods", Some(&service.key.namespace)).filter(selected).map(|p| p.attrs.uid.clone()).collect();
+            let selected = |p: &&std::sync::Arc<Obj>| {
+                selector
+                    .iter()
+                    .all(|(k, v)| p.attrs.labels.get(k) == Some(v))
+                    && holds(&p.value(), "Ready")
+                    && !ended(p)
+            };
+            let ready: BTreeSet<String> = view
+                .list("pods", Some(&service.key.namespace))
+                .filter(selected)
+                .map(|p| p.attrs.uid.clone())
+                .collect();
             for node in 0..self.nodes.len() {
                 let name = self.nodes[node].name.clone();
-                if !self.nodes[node].up || self.nodes[node].cut || view.get("nodes", &Key::new("", &name)).is_none() {
+                if !self.nodes[node].up
+                    || self.nodes[node].cut
+                    || view.get("nodes", &Key::new("", &name)).is_none()
+                {
                     continue;
                 }
-                let has_ingress = view.get("ingresses.networking.k8s.io", &service.key).is_some();
+                let has_ingress = view
+                    .get("ingresses.networking.k8s.io", &service.key)
+                    .is_some();
                 for _ in 0..4 {
                     match self.send(node, &service.key) {
                         Some(uid) if ready.contains(&uid) => {}
                         // From outside it is reached through its Ingress only.
                         None if ready.is_empty() || !has_ingress => {}
                         got => {
-                            let text = format!("{name} sends requests to {} to {got:?}, ready are {ready:?}", service.key);
+                            let text = format!(
+                                "{name} sends requests to {} to {got:?}, ready are {ready:?}",
+                                service.key
+                            );
                             self.violated("requests reach ready replicas in the end", text);
                         }
                     }

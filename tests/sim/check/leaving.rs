@@ -49,17 +49,35 @@ impl World {
 
     /// A runner stops taking requests for a pod.
     pub fn check_stop(&mut self, node: usize, uid: &str) {
-        if self.why_stopped(node, uid) == Stopped::OutOfTime && self.time_left(node, uid).is_none_or(|ms| ms > 0) {
+        if self.why_stopped(node, uid) == Stopped::OutOfTime
+            && self.time_left(node, uid).is_none_or(|ms| ms > 0)
+        {
             let key = self.nodes[node].pods[uid].key.clone();
-            self.violated("no replica stops before it is drained", format!("pod {key} stops with {:?} ms left", self.time_left(node, uid)));
+            self.violated(
+                "no replica stops before it is drained",
+                format!(
+                    "pod {key} stops with {:?} ms left",
+                    self.time_left(node, uid)
+                ),
+            );
         }
     }
 
     /// A runner ends a pod.
     pub fn check_kill(&mut self, node: usize, uid: &str) {
-        let in_flight = self.nodes[node].instances.get(uid).map_or(0, |i| i.in_flight);
-        if in_flight > 0 && self.nodes[node].pods.contains_key(uid) && self.time_left(node, uid).is_none_or(|ms| ms > 0) {
-            let text = format!("pod {} is killed with {in_flight} requests in flight and {:?} ms left", self.nodes[node].pods[uid].key, self.time_left(node, uid));
+        let in_flight = self.nodes[node]
+            .instances
+            .get(uid)
+            .map_or(0, |i| i.in_flight);
+        if in_flight > 0
+            && self.nodes[node].pods.contains_key(uid)
+            && self.time_left(node, uid).is_none_or(|ms| ms > 0)
+        {
+            let text = format!(
+                "pod {} is killed with {in_flight} requests in flight and {:?} ms left",
+                self.nodes[node].pods[uid].key,
+                self.time_left(node, uid)
+            );
             self.violated("no replica ends with requests in flight", text);
         }
     }
@@ -75,13 +93,24 @@ impl World {
             return;
         }
         let message = match why {
-            None => format!("from {from} to pod {} on {}, which does not serve yet", request.pod, target.name),
+            None => format!(
+                "from {from} to pod {} on {}, which does not serve yet",
+                request.pod, target.name
+            ),
             Some(Stopped::Drained) => {
-                let excused = self.checks.leaving.drained.get(&request.uid).is_some_and(|nodes| nodes.contains(&from));
+                let excused = self
+                    .checks
+                    .leaving
+                    .drained
+                    .get(&request.uid)
+                    .is_some_and(|nodes| nodes.contains(&from));
                 if excused {
                     return;
                 }
-                format!("from {from} to pod {} on {}, which has been drained and stopped", request.pod, target.name)
+                format!(
+                    "from {from} to pod {} on {}, which has been drained and stopped",
+                    request.pod, target.name
+                )
             }
             Some(Stopped::OutOfTime | Stopped::Gone | Stopped::Crashed) => return,
         };
@@ -96,14 +125,27 @@ impl World {
                 continue;
             }
             let now = holds(&event.obj.value(), DRAINED);
-            if !now || event.before.as_ref().is_some_and(|b| holds(&b.value(), DRAINED)) {
+            if !now
+                || event
+                    .before
+                    .as_ref()
+                    .is_some_and(|b| holds(&b.value(), DRAINED))
+            {
                 continue;
             }
             self.report.drains += 1;
             let current = matches!(who, Who::Control { term, .. } if *term == self.order.term);
-            let live = self.control.volatile.live_proxies(&self.control.settings, self.now);
+            let live = self
+                .control
+                .volatile
+                .live_proxies(&self.control.settings, self.now);
             // A decision of an earlier term went by what that leader knew, which is gone with it.
-            let excused: BTreeSet<String> = self.nodes.iter().filter(|n| !current || !live.contains_key(n.name.as_str())).map(|n| n.name.clone()).collect();
+            let excused: BTreeSet<String> = self
+                .nodes
+                .iter()
+                .filter(|n| !current || !live.contains_key(n.name.as_str()))
+                .map(|n| n.name.clone())
+                .collect();
             self.checks.leaving.drained.insert(uid.clone(), excused);
         }
         for node in 0..self.nodes.len() {
@@ -120,10 +162,15 @@ impl World {
         for service in n.table.services() {
             for port in &service.ports {
                 for i in port.endpoints.usable() {
-                    let Some(e) = port.endpoints.get(*i as usize) else { continue };
+                    let Some(e) = port.endpoints.get(*i as usize) else {
+                        continue;
+                    };
                     let excused = self.checks.leaving.drained.get(e.pod_uid.as_ref());
                     if excused.is_some_and(|nodes| !nodes.contains(&n.name)) {
-                        let text = format!("{} still chooses pod {} for {}", n.name, e.pod_name, service.label);
+                        let text = format!(
+                            "{} still chooses pod {} for {}",
+                            n.name, e.pod_name, service.label
+                        );
                         return self.violated("no live proxy chooses a drained pod", text);
                     }
                 }

@@ -26,13 +26,20 @@ pub(crate) struct Checks {
 
 /// The changes of one table in one commit.
 fn changes(before: &View, after: &View, table: &str) -> Vec<Arc<Changed>> {
-    after.events_after(table, before.revision).unwrap_or_default()
+    after
+        .events_after(table, before.revision)
+        .unwrap_or_default()
 }
 
 /// The controller that a command for this pod came from, if plan wrote it.
 fn controller(who: &Who, changed: &Changed) -> Option<Controller> {
-    let Who::Control { proposal, .. } = who else { return None };
-    let at = proposal.commands.iter().position(|c| c.table == "pods" && c.key == changed.obj.key)?;
+    let Who::Control { proposal, .. } = who else {
+        return None;
+    };
+    let at = proposal
+        .commands
+        .iter()
+        .position(|c| c.table == "pods" && c.key == changed.obj.key)?;
     Some(proposal.tasks[at].controller)
 }
 
@@ -42,9 +49,14 @@ impl World {
         let pods = changes(before, after, "pods");
         let deployments = changes(before, after, "deployments.apps");
         let sets = changes(before, after, "replicasets.apps");
-        let unknown = |n: &coracle_state::Obj| n.value()["spec"]["taints"].as_array().is_some_and(|t| t.iter().any(|t| t["effect"] == "NoExecute"));
+        let unknown = |n: &coracle_state::Obj| {
+            n.value()["spec"]["taints"]
+                .as_array()
+                .is_some_and(|t| t.iter().any(|t| t["effect"] == "NoExecute"))
+        };
         for node in changes(before, after, "nodes") {
-            self.report.lost_nodes += u64::from(unknown(&node.obj) && !node.before.as_ref().is_some_and(|b| unknown(b)));
+            self.report.lost_nodes +=
+                u64::from(unknown(&node.obj) && !node.before.as_ref().is_some_and(|b| unknown(b)));
         }
         if !pods.is_empty() {
             self.check_bindings(after, &pods);

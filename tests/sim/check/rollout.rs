@@ -21,6 +21,9 @@ use crate::world::{Who, World};
 pub(crate) struct Seen {
     below: bool,
     above: bool,
+    /// Revision at which a ready replica was last lost through nobody's plan. What was decided before that could not
+    /// know, and may still arrive.
+    lost_at: u64,
 }
 
 /// `maxSurge` and `maxUnavailable` of a rolling Deployment; `None` for others.
@@ -31,15 +34,28 @@ fn bounds(deployment: &Value) -> Option<(i64, i64)> {
     }
     let replicas = deployment["spec"]["replicas"].as_f64()?;
     let count = |v: &Value, round: fn(f64) -> f64| match v {
-        Value::String(s) => round(s.trim_end_matches('%').parse::<f64>().unwrap_or(0.0) * replicas / 100.0) as i64,
+        Value::String(s) => {
+            round(s.trim_end_matches('%').parse::<f64>().unwrap_or(0.0) * replicas / 100.0) as i64
+        }
         other => other.as_i64().unwrap_or(0),
     };
-    let (surge, unavailable) = (count(&strategy["rollingUpdate"]["maxSurge"], f64::ceil), count(&strategy["rollingUpdate"]["maxUnavailable"], f64::floor));
-    Some(if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) })
+    let (surge, unavailable) = (
+        count(&strategy["rollingUpdate"]["maxSurge"], f64::ceil),
+        count(&strategy["rollingUpdate"]["maxUnavailable"], f64::floor),
+    );
+    Some(if surge == 0 && unavailable == 0 {
+        (0, 1)
+    } else {
+        (surge, unavailable)
+    })
 }
 
 fn counts(pod: &Obj) -> bool {
-    !pod.attrs.deleting && !matches!(pod.attrs.fields.get("status.phase").map(String::as_str), Some("Succeeded" | "Failed"))
+    !pod.attrs.deleting
+        && !matches!(
+            pod.attrs.fields.get("status.phase").map(String::as_str),
+            Some("Succeeded" | "Failed")
+        )
 }
 
 fn ready(pod: &Obj) -> bool {
@@ -49,7 +65,9 @@ fn ready(pod: &Obj) -> bool {
 /// Uid of the Deployment that a pod belongs to through its ReplicaSet.
 fn deployment_of(view: &View, pod: &Obj) -> Option<String> {
     let set = pod.attrs.controller().filter(|o| o.kind == "ReplicaSet")?;
-    let set = view.get("replicasets.apps", &Key::new(&pod.key.namespace, &set.name)).filter(|o| o.attrs.uid == set.uid)?;
+    let set = view
+        .get("replicasets.apps", &Key::new(&pod.key.namespace, &set.name))
+        .filter(|o| o.attrs.uid == set.uid)?;
     set.attrs.controller().map(|d| d.uid.clone())
 }
 
@@ -71,7 +89,11 @@ impl World {
                 let v = o.value();
                 (v["spec"]["replicas"].clone(), v["spec"]["strategy"].clone())
             };
-            if event.before.as_ref().is_none_or(|b| shape(b) != shape(&event.obj)) {
+            if event
+                .before
+                .as_ref()
+                .is_none_or(|b| shape(b) != shape(&event.obj))
+            {
                 self.checks.rollouts.insert(uid.clone(), Seen::default());
             }
             if event.change == Change::Deleted {
@@ -92,28 +114,38 @@ impl World {
             }
         }
         for event in pods {
-            let uid = deployment_of(after, &event.obj).or_else(|| deployment_of(before, &event.obj));
+            let uid =
+                deployment_of(after, &event.obj).or_else(|| deployment_of(before, &event.obj));
             let Some(uid) = uid else { continue };
             touched.insert(uid.clone());
             let was = event.before.as_ref().is_some_and(|b| ready(b));
             let is = event.change != Change::Deleted && ready(&event.obj);
             let voluntary = matches!(controller(who, event), Some(Controller::ReplicaSet));
             if was && !is && !voluntary {
-                self.checks.rollouts.entry(uid).or_default().below = false;
+                let seen = self.checks.rollouts.entry(uid).or_default();
+                (seen.below, seen.lost_at) = (false, after.revision);
             }
         }
         if touched.is_empty() {
             return;
         }
-        for d in after.list("deployments.apps", None).filter(|d| touched.contains(&d.attrs.uid) && !d.attrs.deleting) {
+        for d in after
+            .list("deployments.apps", None)
+            .filter(|d| touched.contains(&d.attrs.uid) && !d.attrs.deleting)
+        {
             let value = d.value();
             let replicas = value["spec"]["replicas"].as_i64().unwrap_or(1);
-            let Some((surge, unavailable)) = bounds(&value) else { continue };
+            let Some((surge, unavailable)) = bounds(&value) else {
+                continue;
+            };
             // What is there, and what will be there when every ReplicaSet has done what it was told last.
             let (mut all, mut good, mut told, mut kept) = (0, 0, 0, 0);
             for set in after.owned_by("replicasets.apps", &d.attrs.uid) {
                 let size = set.value()["spec"]["replicas"].as_i64().unwrap_or(1);
-                let pods: Vec<_> = after.owned_by("pods", &set.attrs.uid).filter(|p| counts(p)).collect();
+                let pods: Vec<_> = after
+                    .owned_by("pods", &set.attrs.uid)
+                    .filter(|p| counts(p))
+                    .collect();
                 let ready = pods.iter().filter(|p| ready(p)).count() as i64;
                 all += pods.len() as i64;
                 good += ready;
@@ -121,15 +153,25 @@ impl World {
                 kept += ready.min(size);
             }
             let seen = self.checks.rollouts.entry(d.attrs.uid.clone()).or_default();
+            if matches!(who, Who::Control { planned_at, .. } if *planned_at < seen.lost_at) {
+                seen.below = false;
+                continue;
+            }
             let held = *seen;
             seen.below |= kept >= replicas;
             seen.above |= told <= replicas + surge;
             if held.below && good < replicas - unavailable {
-                let text = format!("deployment {} has {good} ready pods of {replicas}, at most {unavailable} may be missing", d.key);
+                let text = format!(
+                    "deployment {} has {good} ready pods of {replicas}, at most {unavailable} may be missing",
+                    d.key
+                );
                 self.violated("a rollout keeps enough replicas ready", text);
             }
             if held.above && all > replicas + surge {
-                let text = format!("deployment {} has {all} pods for {replicas} replicas, at most {surge} may be too many", d.key);
+                let text = format!(
+                    "deployment {} has {all} pods for {replicas} replicas, at most {surge} may be too many",
+                    d.key
+                );
                 self.violated("a rollout has few pods too many", text);
             }
         }

@@ -30,7 +30,9 @@ impl Drop for Process {
 
 /// Builds the release binary and tells where it is.
 pub fn release_binary() -> Result<PathBuf> {
-    run(Command::new("cargo").args(["build", "--release", "--quiet", "--package", "coracle"]).current_dir(root()))?;
+    run(Command::new("cargo")
+        .args(["build", "--release", "--quiet", "--package", "coracle"])
+        .current_dir(root()))?;
     Ok(target().join("release/coracle"))
 }
 
@@ -44,8 +46,21 @@ pub fn up(binary: &Path, app: &Path, dir: &Path) -> Result<Process> {
     let child = Command::new(binary)
         .arg("up")
         .arg(app)
-        .args(["--data-dir", "data", "--api-addr", "127.0.0.1:0", "--registry-addr", "127.0.0.1:0", "--ingress-addr", "127.0.0.1:0", "--runner-addr", "127.0.0.1:0"])
+        .args([
+            "--data-dir",
+            "data",
+            "--api-addr",
+            "127.0.0.1:0",
+            "--registry-addr",
+            "127.0.0.1:0",
+            "--ingress-addr",
+            "127.0.0.1:0",
+            "--runner-addr",
+            "127.0.0.1:0",
+        ])
         .current_dir(dir)
+        // A backtrace captured per trap or error costs either side about 10 %.
+        .env_remove("RUST_BACKTRACE")
         .stdout(Stdio::null())
         .stderr(Stdio::from(std::fs::File::create(dir.join("stderr"))?))
         .spawn()
@@ -64,7 +79,10 @@ pub fn run_json(dir: &Path, limit: Duration) -> Result<serde_json::Value> {
         }
         if Instant::now() > until {
             let said = std::fs::read_to_string(dir.join("stderr")).unwrap_or_default();
-            bail!("coracle up was not ready within {} s; it said:\n{said}", limit.as_secs());
+            bail!(
+                "coracle up was not ready within {} s; it said:\n{said}",
+                limit.as_secs()
+            );
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -74,12 +92,24 @@ pub fn run_json(dir: &Path, limit: Duration) -> Result<serde_json::Value> {
 pub fn get(address: &str, host: &str, path: &str) -> Result<(u16, String)> {
     let mut s = TcpStream::connect(address)?;
     s.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(s, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
+    write!(
+        s,
+        "GET {path} HTTP/1.0\r\nhost: {host}\r\n\r\n"
+    )?;
     let mut text = Vec::new();
     s.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text).into_owned();
-    let status = text.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no status line")?;
-    Ok((status, text.split_once("\r\n\r\n").map(|(_, b)| b.to_string()).unwrap_or_default()))
+    let status = text
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .context("no status line")?;
+    Ok((
+        status,
+        text.split_once("\r\n\r\n")
+            .map(|(_, b)| b.to_string())
+            .unwrap_or_default(),
+    ))
 }
 
 /// Waits for a 200.
@@ -88,7 +118,10 @@ pub fn wait_200(address: &str, host: &str, limit: Duration) -> Result<String> {
     loop {
         match get(address, host, "/") {
             Ok((200, body)) => return Ok(body),
-            other if Instant::now() > until => bail!("{address} gave no 200 within {} s: {other:?}", limit.as_secs()),
+            other if Instant::now() > until => bail!(
+                "{address} gave no 200 within {} s: {other:?}",
+                limit.as_secs()
+            ),
             _ => std::thread::sleep(Duration::from_millis(1)),
         }
     }

@@ -8,7 +8,7 @@ mod start;
 
 use std::io::Write;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::root::target;
@@ -59,7 +59,10 @@ pub fn report(figure: &Figure<'_>) -> Result<()> {
     println!("{line}");
     let dir = target().join("bench");
     std::fs::create_dir_all(&dir)?;
-    let mut f = std::fs::OpenOptions::new().create(true).append(true).open(dir.join(format!("{}.jsonl", figure.bench)))?;
+    let mut f = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join(format!("{}.jsonl", figure.bench)))?;
     writeln!(f, "{line}")?;
     Ok(())
 }
@@ -76,7 +79,6 @@ pub fn median(mut runs: Vec<f64>) -> f64 {
 
 /// Runs a bench.
 pub fn run(what: Bench) -> Result<()> {
-    ensure!(std::env::var_os("RUST_BACKTRACE").is_none(), "unset RUST_BACKTRACE: it costs both sides about 10 %");
     match what {
         Bench::Peers => peers::install(),
         Bench::Serve { quick } => serve::run(quick),

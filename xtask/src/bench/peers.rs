@@ -16,7 +16,17 @@ const FEATURES: &str = "run,serve,compile,cranelift,pooling-allocator,component-
 pub fn install() -> Result<()> {
     let root = target().join("peers");
     run(Command::new("cargo")
-        .args(["install", "wasmtime-cli", "--locked", "--version", &format!("={WASMTIME}"), "--no-default-features", "--features", FEATURES, "--root"])
+        .args([
+            "install",
+            "wasmtime-cli",
+            "--locked",
+            "--version",
+            &format!("={WASMTIME}"),
+            "--no-default-features",
+            "--features",
+            FEATURES,
+            "--root",
+        ])
         .arg(&root)
         .env("CARGO_TARGET_DIR", target().join("peers-build")))?;
     wrk().map(|_| ())

@@ -21,13 +21,21 @@ pub fn run(quick: bool) -> Result<()> {
     let app = root().join("samples/hello");
     let _ours = cluster::up(&binary, &app, dir.path())?;
     let info = cluster::run_json(dir.path(), Duration::from_secs(30))?;
-    let ingress = info["ingress"].as_str().context("run.json names no ingress")?.trim_start_matches("http://").trim_end_matches('/').to_string();
+    let ingress = info["ingress"]
+        .as_str()
+        .context("run.json names no ingress")?
+        .trim_start_matches("http://")
+        .trim_end_matches('/')
+        .to_string();
     let host = "hello.localhost";
     let component = app.join("prebuilt.wasm");
     let peer = serve(&wasmtime, &component, &[])?;
     let body = cluster::wait_200(&ingress, host, Duration::from_secs(10))?;
     let theirs = cluster::wait_200(&peer.address, host, Duration::from_secs(10))?;
-    ensure!(body == theirs, "the two sides answer differently: {body:?} and {theirs:?}");
+    ensure!(
+        body == theirs,
+        "the two sides answer differently: {body:?} and {theirs:?}"
+    );
     let (rounds, seconds) = if quick { (3, 5) } else { (5, 10) };
     // Warm both.
     load(&wrk, &ingress, host, 2)?;
@@ -44,15 +52,38 @@ pub fn run(quick: bool) -> Result<()> {
                 b = load(&wrk, &peer.address, host, seconds)?;
             }
         }
-        eprintln!("serve: round {}: ours {:.0}/s, theirs {:.0}/s", round + 1, a.per_second, b.per_second);
+        eprintln!(
+            "serve: round {}: ours {:.0}/s, theirs {:.0}/s",
+            round + 1,
+            a.per_second,
+            b.per_second
+        );
         runs.push([a.per_second, b.per_second]);
         p99.push([a.p99_ms, b.p99_ms]);
     }
     let side = |list: &[[f64; 2]], i: usize| median(list.iter().map(|r| r[i]).collect());
     let (ours, theirs) = (side(&runs, 0), side(&runs, 1));
-    report(&Figure { bench: "serve", case: "fresh", ours, peer: "wasmtime serve -O pooling-allocator", theirs, ratio: ours / theirs, unit: "requests/s", runs })?;
+    report(&Figure {
+        bench: "serve",
+        case: "fresh",
+        ours,
+        peer: "wasmtime serve -O pooling-allocator",
+        theirs,
+        ratio: ours / theirs,
+        unit: "requests/s",
+        runs,
+    })?;
     let (ours, theirs) = (side(&p99, 0), side(&p99, 1));
-    report(&Figure { bench: "serve", case: "fresh-p99", ours, peer: "wasmtime serve -O pooling-allocator", theirs, ratio: theirs / ours, unit: "ms", runs: p99 })
+    report(&Figure {
+        bench: "serve",
+        case: "fresh-p99",
+        ours,
+        peer: "wasmtime serve -O pooling-allocator",
+        theirs,
+        ratio: theirs / ours,
+        unit: "ms",
+        runs: p99,
+    })
 }
 
 struct Peer {
@@ -64,13 +95,26 @@ fn serve(wasmtime: &Path, component: &Path, more: &[&str]) -> Result<Peer> {
     let port = cluster::free_port()?;
     let address = format!("127.0.0.1:{port}");
     let child = Command::new(wasmtime)
-        .args(["serve", "-O", "pooling-allocator", "-S", "cli", "--addr", &address])
+        .args([
+            "serve",
+            "-O",
+            "pooling-allocator",
+            "-S",
+            "cli",
+            "--addr",
+            &address,
+        ])
         .args(more)
         .arg(component)
+        // A backtrace captured per trap or error costs either side about 10 %.
+        .env_remove("RUST_BACKTRACE")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    Ok(Peer { address, _process: Process(child) })
+    Ok(Peer {
+        address,
+        _process: Process(child),
+    })
 }
 
 #[derive(Default)]
@@ -82,13 +126,36 @@ struct Load {
 /// One run of the load generator; any answer but 2xx or a broken connection is an error.
 fn load(wrk: &Path, address: &str, host: &str, seconds: u32) -> Result<Load> {
     let out = Command::new(wrk)
-        .args(["-t", "1", "-c", &CONNECTIONS.to_string(), "-d", &format!("{seconds}s"), "--latency", "-H", &format!("Host: {host}"), &format!("http://{address}/")])
+        .args([
+            "-t",
+            "1",
+            "-c",
+            &CONNECTIONS.to_string(),
+            "-d",
+            &format!("{seconds}s"),
+            "--latency",
+            "-H",
+            &format!("Host: {host}"),
+            &format!("http://{address}/"),
+        ])
         .output()?;
     let text = String::from_utf8_lossy(&out.stdout);
-    ensure!(!text.contains("Non-2xx") && !text.contains("Socket errors"), "not every answer was a 200:\n{text}");
-    let per_second = text.lines().find_map(|l| l.trim().strip_prefix("Requests/sec:")?.trim().parse().ok()).with_context(|| format!("no rate in:\n{text}"))?;
-    let p99 = text.lines().find_map(|l| l.trim().strip_prefix("99%").map(str::trim)).with_context(|| format!("no p99 in:\n{text}"))?;
-    Ok(Load { per_second, p99_ms: milliseconds(p99)? })
+    ensure!(
+        !text.contains("Non-2xx") && !text.contains("Socket errors"),
+        "not every answer was a 200:\n{text}"
+    );
+    let per_second = text
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("Requests/sec:")?.trim().parse().ok())
+        .with_context(|| format!("no rate in:\n{text}"))?;
+    let p99 = text
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("99%").map(str::trim))
+        .with_context(|| format!("no p99 in:\n{text}"))?;
+    Ok(Load {
+        per_second,
+        p99_ms: milliseconds(p99)?,
+    })
 }
 
 fn milliseconds(text: &str) -> Result<f64> {

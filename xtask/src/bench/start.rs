@@ -20,19 +20,43 @@ pub fn run(quick: bool) -> Result<()> {
         let begin = Instant::now();
         let process = cluster::up(&binary, &root().join("samples/hello"), dir.path())?;
         let info = cluster::run_json(dir.path(), Duration::from_secs(30))?;
-        let ingress = info["ingress"].as_str().context("run.json names no ingress")?.trim_start_matches("http://").trim_end_matches('/').to_string();
+        let ingress = info["ingress"]
+            .as_str()
+            .context("run.json names no ingress")?
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_string();
         cluster::wait_200(&ingress, "hello.localhost", Duration::from_secs(10))?;
         let seconds = begin.elapsed().as_secs_f64();
         let rss = rss_mib(process.0.id())?;
-        eprintln!("start: run {}: {seconds:.3} s, {rss:.0} MiB resident", n + 1);
+        eprintln!(
+            "start: run {}: {seconds:.3} s, {rss:.0} MiB resident",
+            n + 1
+        );
         runs.push([seconds, K3S_SECONDS]);
     }
     let ours = median(runs.iter().map(|r| r[0]).collect());
-    report(&Figure { bench: "start", case: "up-hello", ours, peer: "k3s (published, not run)", theirs: K3S_SECONDS, ratio: K3S_SECONDS / ours, unit: "s", runs })
+    report(&Figure {
+        bench: "start",
+        case: "up-hello",
+        ours,
+        peer: "k3s (published, not run)",
+        theirs: K3S_SECONDS,
+        ratio: K3S_SECONDS / ours,
+        unit: "s",
+        runs,
+    })
 }
 
 fn rss_mib(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+    let kib = status.lines().find_map(|l| {
+        l.strip_prefix("VmRSS:")?
+            .trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<f64>()
+            .ok()
+    });
     Ok(kib.context("no VmRSS")? / 1024.0)
 }

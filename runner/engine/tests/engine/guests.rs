@@ -11,9 +11,7 @@ use wit_parser::Resolve;
 pub fn component(wat: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(wat).unwrap();
     let mut resolve = Resolve::default();
-    let (package, _) = resolve
-        .push_dir(Path::new(crate::WIT_DIR))
-        .unwrap();
+    let (package, _) = resolve.push_dir(Path::new(crate::WIT_DIR)).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     componentize(&module).unwrap()

@@ -11,12 +11,12 @@ use coracle_api::{Key, Timestamp, kinds, meta};
 use coracle_state::Obj;
 use serde_json::{Value, json};
 
+use crate::Wait;
 use crate::adopt::let_go;
 use crate::pods::{self, Counts};
 use crate::replicas::RS;
 use crate::wake::selector_of;
 use crate::writer::Plan;
-use crate::Wait;
 
 mod revision;
 mod rolling;
@@ -55,7 +55,9 @@ impl Set {
     }
 
     pub fn revision(&self) -> i64 {
-        meta::annotation(&self.value, REVISION).and_then(|r| r.parse().ok()).unwrap_or(0)
+        meta::annotation(&self.value, REVISION)
+            .and_then(|r| r.parse().ok())
+            .unwrap_or(0)
     }
 
     pub fn desired(&self) -> Option<i64> {
@@ -89,7 +91,12 @@ impl Rollout {
         // A ReplicaSet without a controller that this Deployment selects is about to be adopted: judge with it, not
         // without it.
         let ownerless = |s: &&Arc<Obj>| s.attrs.controller().is_none() && !s.attrs.deleting;
-        if plan.view.list(RS, Some(&obj.key.namespace)).filter(ownerless).any(|s| selector.matches(&s.attrs.labels)) {
+        if plan
+            .view
+            .list(RS, Some(&obj.key.namespace))
+            .filter(ownerless)
+            .any(|s| selector.matches(&s.attrs.labels))
+        {
             return None;
         }
         let mut sets = Vec::new();
@@ -101,20 +108,39 @@ impl Rollout {
                 continue;
             }
             let (mut counts, mut present) = (Counts::default(), 0);
-            for pod in plan.controlled("pods", &set.attrs.uid).into_iter().filter(|p| !pods::ended(p)) {
+            for pod in plan
+                .controlled("pods", &set.attrs.uid)
+                .into_iter()
+                .filter(|p| !pods::ended(p))
+            {
                 present += 1;
                 if pods::active(&pod) {
                     counts.add(&pod.value(), min_ready_seconds, plan.now);
                 }
             }
-            sets.push(Set { value: set.value(), obj: set, counts, present });
+            sets.push(Set {
+                value: set.value(),
+                obj: set,
+                counts,
+                present,
+            });
         }
         sets.sort_by_key(Set::order);
-        let at = sets.iter().position(|s| !s.obj.attrs.deleting && revision::same_template(&s.value, &value));
+        let at = sets
+            .iter()
+            .position(|s| !s.obj.attrs.deleting && revision::same_template(&s.value, &value));
         let new = at.map(|at| sets.remove(at));
         let replicas = value["spec"]["replicas"].as_i64().unwrap_or(1).max(0);
         let (max_surge, max_unavailable) = rolling::bounds(&value["spec"]["strategy"], replicas);
-        Some(Self { obj: obj.clone(), value, new, old: sets, replicas, max_surge, max_unavailable })
+        Some(Self {
+            obj: obj.clone(),
+            value,
+            new,
+            old: sets,
+            replicas,
+            max_surge,
+            max_unavailable,
+        })
     }
 
     pub fn recreates(&self) -> bool {
@@ -152,8 +178,12 @@ impl Rollout {
 }
 
 pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
-    let Some(obj) = plan.view.get(TABLE, key).cloned() else { return };
-    let Some(mut rollout) = Rollout::read(plan, &obj) else { return };
+    let Some(obj) = plan.view.get(TABLE, key).cloned() else {
+        return;
+    };
+    let Some(mut rollout) = Rollout::read(plan, &obj) else {
+        return;
+    };
     if obj.attrs.deleting {
         status::write(plan, rollout, false);
         return;
@@ -208,7 +238,10 @@ fn waiting(plan: &mut Plan, rollout: &Rollout) {
     if let Some(new) = &rollout.new {
         let unavailable = new.size() - new.available();
         if unavailable > 0 {
-            plan.wait(Wait::Rollout { unavailable, updated: new.size() });
+            plan.wait(Wait::Rollout {
+                unavailable,
+                updated: new.size(),
+            });
         }
     }
 }
@@ -218,8 +251,12 @@ fn waiting(plan: &mut Plan, rollout: &Rollout) {
 /// The sizes belong together, and to the Deployment they were judged by: if the user has changed that meanwhile, or
 /// one ReplicaSet, none of them is written.
 fn write_sets(plan: &mut Plan, rollout: &Rollout) -> bool {
-    let Some(kind) = kinds::by_table(TABLE) else { return false };
-    let changed = rollout.sets().any(|s| coracle_api::canonical::encode(&s.value) != s.obj.bytes);
+    let Some(kind) = kinds::by_table(TABLE) else {
+        return false;
+    };
+    let changed = rollout
+        .sets()
+        .any(|s| coracle_api::canonical::encode(&s.value) != s.obj.bytes);
     if changed {
         plan.group(|plan| {
             plan.require(TABLE, &rollout.obj);
@@ -233,7 +270,13 @@ fn write_sets(plan: &mut Plan, rollout: &Rollout) -> bool {
         let (after, name) = (set.size(), &set.obj.key.name);
         if after != before {
             let way = if after > before { "up" } else { "down" };
-            plan.event(kind, &rollout.value, true, "ScalingReplicaSet", &format!("Scaled {way} replica set {name} from {before} to {after}"));
+            plan.event(
+                kind,
+                &rollout.value,
+                true,
+                "ScalingReplicaSet",
+                &format!("Scaled {way} replica set {name} from {before} to {after}"),
+            );
         }
     }
     changed

@@ -10,8 +10,14 @@ use crate::replicas::RS;
 use crate::writer::{Plan, prefix, suffix};
 
 /// Annotations of a Deployment that are its own business.
-const OWN: &[&str] =
-    &["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX_REPLICAS, "deprecated.deployment.rollback.to"];
+const OWN: &[&str] = &[
+    "kubectl.kubernetes.io/last-applied-configuration",
+    REVISION,
+    REVISION_HISTORY,
+    DESIRED,
+    MAX_REPLICAS,
+    "deprecated.deployment.rollback.to",
+];
 /// Old revisions kept where the Deployment does not say, as in Kubernetes.
 const HISTORY_DEFAULT: i64 = 10;
 /// Revisions remembered in the history annotation of one ReplicaSet.
@@ -49,7 +55,11 @@ pub(super) fn sync(rollout: &mut Rollout) {
     if now < next {
         if now > 0 {
             let before = meta::annotation(&new.value, REVISION_HISTORY).unwrap_or_default();
-            let mut history: Vec<String> = before.split(',').filter(|h| !h.is_empty()).map(str::to_string).collect();
+            let mut history: Vec<String> = before
+                .split(',')
+                .filter(|h| !h.is_empty())
+                .map(str::to_string)
+                .collect();
             history.push(now.to_string());
             let skip = history.len().saturating_sub(HISTORY_ENTRIES_MAX);
             meta::set_annotation(&mut new.value, REVISION_HISTORY, &history[skip..].join(","));
@@ -69,13 +79,18 @@ pub(super) fn sync(rollout: &mut Rollout) {
 
 /// Annotations that go from a Deployment to its ReplicaSet, `kubernetes.io/change-cause` among them.
 fn carried(deployment: &Value) -> Vec<(String, String)> {
-    meta::strings(deployment, "annotations").into_iter().filter(|(k, _)| !OWN.contains(&k.as_str())).collect()
+    meta::strings(deployment, "annotations")
+        .into_iter()
+        .filter(|(k, _)| !OWN.contains(&k.as_str()))
+        .collect()
 }
 
 /// Creates the ReplicaSet of the present template, if the namespace takes it. Returns whether it does.
 pub(super) fn create(plan: &mut Plan, rollout: &mut Rollout, size: i64) -> bool {
     let namespace = rollout.obj.key.namespace.clone();
-    let (Some(kind), Some(deployments)) = (kinds::by_table(RS), kinds::by_table(TABLE)) else { return false };
+    let (Some(kind), Some(deployments)) = (kinds::by_table(RS), kinds::by_table(TABLE)) else {
+        return false;
+    };
     if !plan.open(&namespace) {
         return false;
     }
@@ -100,7 +115,11 @@ pub(super) fn create(plan: &mut Plan, rollout: &mut Rollout, size: i64) -> bool 
     }
     meta::set_annotation(&mut set, REVISION, &revision.to_string());
     meta::set_annotation(&mut set, DESIRED, &rollout.replicas.to_string());
-    meta::set_annotation(&mut set, MAX_REPLICAS, &(rollout.replicas + rollout.max_surge).to_string());
+    meta::set_annotation(
+        &mut set,
+        MAX_REPLICAS,
+        &(rollout.replicas + rollout.max_surge).to_string(),
+    );
     if !spec["minReadySeconds"].is_null() {
         set["spec"]["minReadySeconds"] = spec["minReadySeconds"].clone();
     }
@@ -112,19 +131,34 @@ pub(super) fn create(plan: &mut Plan, rollout: &mut Rollout, size: i64) -> bool 
         plan.create(kind, set);
     });
     let scaled = format!("Scaled up replica set {name} from 0 to {size}");
-    plan.event(deployments, &rollout.value, true, "ScalingReplicaSet", &scaled);
+    plan.event(
+        deployments,
+        &rollout.value,
+        true,
+        "ScalingReplicaSet",
+        &scaled,
+    );
     true
 }
 
 /// Name and hash of the new ReplicaSet, past names that something else has.
 fn name(plan: &Plan, rollout: &Rollout) -> (String, String, i64) {
-    let template = hex::encode(crate::writer::digest(&[&String::from_utf8_lossy(&bare(&rollout.value["spec"]["template"]))]));
-    let first = rollout.value["status"]["collisionCount"].as_i64().unwrap_or(0);
+    let template = hex::encode(crate::writer::digest(&[&String::from_utf8_lossy(&bare(
+        &rollout.value["spec"]["template"],
+    ))]));
+    let first = rollout.value["status"]["collisionCount"]
+        .as_i64()
+        .unwrap_or(0);
     let mut collisions = first;
     loop {
         let hash = suffix(&[&template, &collisions.to_string()], 10);
         let name = format!("{}-{hash}", prefix(&rollout.obj.key.name, 242));
-        if plan.view.get(RS, &Key::new(&rollout.obj.key.namespace, &name)).is_none() || collisions - first >= COLLISIONS_MAX {
+        if plan
+            .view
+            .get(RS, &Key::new(&rollout.obj.key.namespace, &name))
+            .is_none()
+            || collisions - first >= COLLISIONS_MAX
+        {
             return (name, hash, collisions);
         }
         collisions += 1;
@@ -133,12 +167,23 @@ fn name(plan: &Plan, rollout: &Rollout) -> (String, String, i64) {
 
 /// Removes old ReplicaSets beyond `revisionHistoryLimit`, once the rollout is through.
 pub(super) fn forget(plan: &mut Plan, rollout: &Rollout) {
-    let done = rollout.new.as_ref().is_some_and(|n| n.available() == rollout.replicas && n.size() == rollout.replicas);
+    let done = rollout
+        .new
+        .as_ref()
+        .is_some_and(|n| n.available() == rollout.replicas && n.size() == rollout.replicas);
     if !done {
         return;
     }
-    let limit = rollout.value["spec"]["revisionHistoryLimit"].as_i64().unwrap_or(HISTORY_DEFAULT).max(0) as usize;
-    let idle = |s: &&super::Set| s.size() == 0 && s.present == 0 && s.obj.value()["status"]["replicas"].as_i64().unwrap_or(0) == 0 && !s.obj.attrs.deleting;
+    let limit = rollout.value["spec"]["revisionHistoryLimit"]
+        .as_i64()
+        .unwrap_or(HISTORY_DEFAULT)
+        .max(0) as usize;
+    let idle = |s: &&super::Set| {
+        s.size() == 0
+            && s.present == 0
+            && s.obj.value()["status"]["replicas"].as_i64().unwrap_or(0) == 0
+            && !s.obj.attrs.deleting
+    };
     let mut idle: Vec<_> = rollout.old.iter().filter(idle).collect();
     idle.sort_by_key(|s| s.revision());
     let surplus = idle.len().saturating_sub(limit);

@@ -12,7 +12,11 @@ pub(super) fn bounds(strategy: &Value, replicas: i64) -> (i64, i64) {
     let rolling = &strategy["rollingUpdate"];
     let surge = resolve(&rolling["maxSurge"], replicas, true);
     let unavailable = resolve(&rolling["maxUnavailable"], replicas, false).min(replicas);
-    if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
+    if surge == 0 && unavailable == 0 {
+        (0, 1)
+    } else {
+        (surge, unavailable)
+    }
 }
 
 /// A count or a percentage of `replicas`; 25 % where nothing is said.
@@ -23,7 +27,11 @@ fn resolve(value: &Value, replicas: i64, up: bool) -> i64 {
         _ => 25,
     };
     let hundredths = percent.saturating_mul(replicas);
-    if up { (hundredths + 99) / 100 } else { hundredths / 100 }
+    if up {
+        (hundredths + 99) / 100
+    } else {
+        hundredths / 100
+    }
 }
 
 /// How large the new ReplicaSet may be now: there are at most `replicas + maxSurge` pods in all.
@@ -97,7 +105,11 @@ mod tests {
             (json!(null), json!(null), 8, (2, 2)),
         ] {
             let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}});
-            assert_eq!(bounds(&strategy, replicas), want, "{strategy} of {replicas}");
+            assert_eq!(
+                bounds(&strategy, replicas),
+                want,
+                "{strategy} of {replicas}"
+            );
         }
     }
 }

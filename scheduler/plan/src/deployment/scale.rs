@@ -14,12 +14,18 @@ pub(super) fn resize(set: &mut Set, size: i64, replicas: i64, max_surge: i64) {
 /// Notes what a ReplicaSet is sized for.
 pub(super) fn note(set: &mut Set, replicas: i64, max_surge: i64) {
     meta::set_annotation(&mut set.value, DESIRED, &replicas.to_string());
-    meta::set_annotation(&mut set.value, MAX_REPLICAS, &(replicas + max_surge).to_string());
+    meta::set_annotation(
+        &mut set.value,
+        MAX_REPLICAS,
+        &(replicas + max_surge).to_string(),
+    );
 }
 
 /// Whether `replicas` has changed since a ReplicaSet that has pods was sized.
 pub(super) fn due(rollout: &Rollout) -> bool {
-    rollout.sets().any(|s| s.size() > 0 && s.desired().is_some_and(|d| d != rollout.replicas))
+    rollout
+        .sets()
+        .any(|s| s.size() > 0 && s.desired().is_some_and(|d| d != rollout.replicas))
 }
 
 /// Resizes for the present `replicas`.
@@ -38,7 +44,11 @@ pub(super) fn apply(rollout: &mut Rollout) {
         }
         return;
     }
-    if rollout.new.as_ref().is_some_and(|n| n.size() == replicas && n.available() == replicas) {
+    if rollout
+        .new
+        .as_ref()
+        .is_some_and(|n| n.size() == replicas && n.available() == replicas)
+    {
         for set in &mut rollout.old {
             resize(set, 0, replicas, surge);
         }
@@ -60,11 +70,24 @@ fn proportionally(rollout: &mut Rollout) {
     let floor = available.min(replicas - rollout.max_unavailable);
     let mut sets: Vec<&mut Set> = rollout.sets_mut().filter(|s| s.size() > 0).collect();
     // Largest first; of equals the newest when growing, the oldest when shrinking.
-    sets.sort_by_key(|s| (-s.size(), if more > 0 { -s.revision() } else { s.revision() }));
+    sets.sort_by_key(|s| {
+        (
+            -s.size(),
+            if more > 0 {
+                -s.revision()
+            } else {
+                s.revision()
+            },
+        )
+    });
     let mut left = more;
     for set in &mut sets {
         let share = share(set, replicas, surge);
-        let change = if more > 0 { share.clamp(0, left.max(0)) } else { share.clamp(left.min(0), 0) };
+        let change = if more > 0 {
+            share.clamp(0, left.max(0))
+        } else {
+            share.clamp(left.min(0), 0)
+        };
         left -= change;
         let size = set.size() + change;
         resize(set, size.max(0), replicas, surge);
@@ -91,7 +114,10 @@ fn share(set: &Set, replicas: i64, surge: i64) -> i64 {
     if replicas == 0 {
         return -size;
     }
-    let before = meta::annotation(&set.value, MAX_REPLICAS).and_then(|m| m.parse::<i64>().ok()).filter(|m| *m > 0).unwrap_or(replicas + surge);
+    let before = meta::annotation(&set.value, MAX_REPLICAS)
+        .and_then(|m| m.parse::<i64>().ok())
+        .filter(|m| *m > 0)
+        .unwrap_or(replicas + surge);
     let after = (replicas + surge).saturating_mul(size);
     // Rounded to the nearest.
     (after + before / 2) / before - size

@@ -65,16 +65,38 @@ pub(super) fn write(plan: &mut Plan, mut rollout: Rollout, created: bool) {
         }
     }
     if numbers.available >= rollout.replicas - rollout.max_unavailable {
-        say(value, "Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.", plan.now);
+        say(
+            value,
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+            plan.now,
+        );
     } else {
-        say(value, "Available", "False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.", plan.now);
+        say(
+            value,
+            "Available",
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+            plan.now,
+        );
     }
     progress(plan, &mut rollout, &numbers, &before, created);
     plan.update(TABLE, &rollout.obj.clone(), rollout.value, "status");
 }
 
-fn progress(plan: &mut Plan, rollout: &mut Rollout, numbers: &Numbers, before: &Numbers, created: bool) {
-    let deadline = rollout.value["spec"]["progressDeadlineSeconds"].as_i64().unwrap_or(600);
+fn progress(
+    plan: &mut Plan,
+    rollout: &mut Rollout,
+    numbers: &Numbers,
+    before: &Numbers,
+    created: bool,
+) {
+    let deadline = rollout.value["spec"]["progressDeadlineSeconds"]
+        .as_i64()
+        .unwrap_or(600);
     let replicas = rollout.replicas;
     let paused = rollout.paused();
     let name = rollout.new.as_ref().map(|n| n.obj.key.name.clone());
@@ -83,41 +105,95 @@ fn progress(plan: &mut Plan, rollout: &mut Rollout, numbers: &Numbers, before: &
         drop_condition(value, "Progressing");
         return;
     }
-    let reason = |v: &Value| condition(v, "Progressing").and_then(|c| c["reason"].as_str()).unwrap_or_default().to_string();
+    let reason = |v: &Value| {
+        condition(v, "Progressing")
+            .and_then(|c| c["reason"].as_str())
+            .unwrap_or_default()
+            .to_string()
+    };
     let was = reason(value);
-    let of = name.as_ref().map_or_else(|| format!("Deployment {:?}", rollout.obj.key.name), |n| format!("ReplicaSet {n:?}"));
+    let of = name.as_ref().map_or_else(
+        || format!("Deployment {:?}", rollout.obj.key.name),
+        |n| format!("ReplicaSet {n:?}"),
+    );
     if paused {
         if was != "NewReplicaSetAvailable" || numbers.updated != numbers.replicas {
-            say(value, "Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", plan.now);
+            say(
+                value,
+                "Progressing",
+                "Unknown",
+                "DeploymentPaused",
+                "Deployment is paused",
+                plan.now,
+            );
         }
         return;
     }
-    let complete = numbers.updated == replicas && numbers.replicas == replicas && numbers.available == replicas && name.is_some();
+    let complete = numbers.updated == replicas
+        && numbers.replicas == replicas
+        && numbers.available == replicas
+        && name.is_some();
     let moved = numbers.updated > before.updated
         || numbers.replicas - numbers.updated < before.replicas - before.updated
         || numbers.ready > before.ready
         || numbers.available > before.available;
     if complete {
-        say(value, "Progressing", "True", "NewReplicaSetAvailable", &format!("{of} has successfully progressed."), plan.now);
+        say(
+            value,
+            "Progressing",
+            "True",
+            "NewReplicaSetAvailable",
+            &format!("{of} has successfully progressed."),
+            plan.now,
+        );
     } else if created {
-        say(value, "Progressing", "True", "NewReplicaSetCreated", "Created new replica set", plan.now);
+        say(
+            value,
+            "Progressing",
+            "True",
+            "NewReplicaSetCreated",
+            "Created new replica set",
+            plan.now,
+        );
         touch(value, "Progressing", plan.now);
     } else if was == "NewReplicaSetAvailable" && numbers.updated == numbers.replicas {
         // Through already: a replica lost since then is not a rollout that hangs.
     } else if was == "DeploymentPaused" {
-        say(value, "Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", plan.now);
+        say(
+            value,
+            "Progressing",
+            "Unknown",
+            "DeploymentResumed",
+            "Deployment is resumed",
+            plan.now,
+        );
         touch(value, "Progressing", plan.now);
     } else if moved || was.is_empty() || was == "NewReplicaSetAvailable" {
-        say(value, "Progressing", "True", "ReplicaSetUpdated", &format!("{of} is progressing."), plan.now);
+        say(
+            value,
+            "Progressing",
+            "True",
+            "ReplicaSetUpdated",
+            &format!("{of} is progressing."),
+            plan.now,
+        );
         touch(value, "Progressing", plan.now);
     }
     let now = reason(value);
     if !complete && now != "ProgressDeadlineExceeded" && now != "NewReplicaSetAvailable" {
-        let since: Timestamp =
-            condition(value, "Progressing").and_then(|c| c["lastUpdateTime"].as_str()?.parse().ok()).unwrap_or(plan.now);
+        let since: Timestamp = condition(value, "Progressing")
+            .and_then(|c| c["lastUpdateTime"].as_str()?.parse().ok())
+            .unwrap_or(plan.now);
         let at = later(since, deadline.saturating_mul(1000));
         if at <= plan.now {
-            say(value, "Progressing", "False", "ProgressDeadlineExceeded", &format!("{of} has timed out progressing."), plan.now);
+            say(
+                value,
+                "Progressing",
+                "False",
+                "ProgressDeadlineExceeded",
+                &format!("{of} has timed out progressing."),
+                plan.now,
+            );
             touch(value, "Progressing", plan.now);
         } else {
             plan.wake_at(at);
@@ -136,7 +212,10 @@ fn say(value: &mut Value, kind: &str, status: &str, reason: &str, message: &str,
 
 /// Says that something has moved.
 fn touch(value: &mut Value, kind: &str, now: Timestamp) {
-    let conditions = value["status"]["conditions"].as_array_mut().into_iter().flatten();
+    let conditions = value["status"]["conditions"]
+        .as_array_mut()
+        .into_iter()
+        .flatten();
     for c in conditions.filter(|c| c["type"] == kind) {
         c["lastUpdateTime"] = json!(meta::time_text(now));
     }

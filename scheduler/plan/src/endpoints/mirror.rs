@@ -21,13 +21,21 @@ pub(super) fn ours(obj: &Obj) -> bool {
 }
 
 pub(super) fn write(plan: &mut Plan, service: &Value, endpoints: &[Endpoint]) {
-    let Some(kind) = kinds::by_table("endpoints") else { return };
+    let Some(kind) = kinds::by_table("endpoints") else {
+        return;
+    };
     // Leaving pods have no place in the old form: whoever reads it would take them for ready or unready.
     let listed: Vec<&Endpoint> = endpoints.iter().filter(|e| !e.terminating).collect();
     let mut subsets: BTreeMap<String, Value> = BTreeMap::new();
     for e in listed.iter().take(ADDRESSES_MAX) {
-        let subset = subsets.entry(e.ports.to_string()).or_insert_with(|| json!({"ports": e.ports}));
-        let list = if e.ready { "addresses" } else { "notReadyAddresses" };
+        let subset = subsets
+            .entry(e.ports.to_string())
+            .or_insert_with(|| json!({"ports": e.ports}));
+        let list = if e.ready {
+            "addresses"
+        } else {
+            "notReadyAddresses"
+        };
         let address = json!({"ip": e.address, "nodeName": e.node, "targetRef": target(e)});
         match subset[list].as_array_mut() {
             Some(all) => all.push(address),
@@ -69,7 +77,9 @@ pub(super) fn write(plan: &mut Plan, service: &Value, endpoints: &[Endpoint]) {
 /// Endpoints leave the name out where the only port has none.
 fn named(mut subset: Value) -> Value {
     for port in subset["ports"].as_array_mut().into_iter().flatten() {
-        if port["name"] == "" && let Some(port) = port.as_object_mut() {
+        if port["name"] == ""
+            && let Some(port) = port.as_object_mut()
+        {
             port.remove("name");
         }
     }

@@ -41,7 +41,12 @@ struct Endpoint {
 }
 
 pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
-    let Some(obj) = plan.view.get("services", key).cloned().filter(|s| !s.attrs.deleting) else {
+    let Some(obj) = plan
+        .view
+        .get("services", key)
+        .cloned()
+        .filter(|s| !s.attrs.deleting)
+    else {
         return remove(plan, key);
     };
     let service = obj.value();
@@ -57,18 +62,27 @@ pub(crate) fn reconcile(plan: &mut Plan, key: &Key) {
 
 /// A Service that is gone takes what we made for it along. Owner references would do it too, a step later.
 fn remove(plan: &mut Plan, key: &Key) {
-    let ours: Vec<Arc<Obj>> = of_service(plan, key).filter(|s| s.attrs.labels.get(MANAGED_BY).is_some_and(|m| m == MANAGER)).cloned().collect();
+    let ours: Vec<Arc<Obj>> = of_service(plan, key)
+        .filter(|s| s.attrs.labels.get(MANAGED_BY).is_some_and(|m| m == MANAGER))
+        .cloned()
+        .collect();
     for slice in ours {
         plan.remove(SLICES, &slice);
     }
-    if let Some(old) = plan.view.get("endpoints", key).cloned().filter(|e| mirror::ours(e)) {
+    if let Some(old) = plan
+        .view
+        .get("endpoints", key)
+        .cloned()
+        .filter(|e| mirror::ours(e))
+    {
         plan.remove("endpoints", &old);
     }
 }
 
 fn of_service<'a>(plan: &Plan<'a>, key: &'a Key) -> impl Iterator<Item = &'a Arc<Obj>> {
     let view = plan.view;
-    view.list(SLICES, Some(&key.namespace)).filter(|s| s.attrs.labels.get("kubernetes.io/service-name") == Some(&key.name))
+    view.list(SLICES, Some(&key.namespace))
+        .filter(|s| s.attrs.labels.get("kubernetes.io/service-name") == Some(&key.name))
 }
 
 /// Pods that the Service selects and that have an address, in order of name.
@@ -76,12 +90,27 @@ fn endpoints(plan: &Plan, key: &Key, service: &Value, selector: &LabelSelector) 
     let publish = service["spec"]["publishNotReadyAddresses"] == true;
     let mut lost: BTreeMap<String, bool> = BTreeMap::new();
     let mut all = Vec::new();
-    for pod in plan.view.list("pods", Some(&key.namespace)).filter(|p| selector.matches(&p.attrs.labels) && !pods::ended(p)) {
-        let Some(address) = pod.attrs.fields.get("status.podIP").filter(|ip| !ip.is_empty()) else { continue };
+    for pod in plan
+        .view
+        .list("pods", Some(&key.namespace))
+        .filter(|p| selector.matches(&p.attrs.labels) && !pods::ended(p))
+    {
+        let Some(address) = pod
+            .attrs
+            .fields
+            .get("status.podIP")
+            .filter(|ip| !ip.is_empty())
+        else {
+            continue;
+        };
         let value = pod.value();
         let node = pod.attrs.node_name.clone();
         // What a node last said of its pods is worth nothing once it has stopped saying anything.
-        let lost = *lost.entry(node.clone()).or_insert_with(|| plan.view.get("nodes", &Key::new("", &node)).is_none_or(|n| unreachable(n)));
+        let lost = *lost.entry(node.clone()).or_insert_with(|| {
+            plan.view
+                .get("nodes", &Key::new("", &node))
+                .is_none_or(|n| unreachable(n))
+        });
         let serving = pods::ready(&value) && !lost;
         let terminating = pod.attrs.deleting;
         all.push(Endpoint {
@@ -140,5 +169,8 @@ fn target(e: &Endpoint) -> Value {
 
 /// A reference to the Service as the owner.
 fn owner(service: &Value) -> Value {
-    crate::adopt::owner_reference(kinds::by_table("services").map_or("services", |k| k.table), service)
+    crate::adopt::owner_reference(
+        kinds::by_table("services").map_or("services", |k| k.table),
+        service,
+    )
 }

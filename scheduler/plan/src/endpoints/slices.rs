@@ -7,29 +7,44 @@ use coracle_api::{Key, kinds, meta};
 use coracle_state::Obj;
 use serde_json::{Value, json};
 
-use super::{Endpoint, MANAGED_BY, MANAGER, PER_SLICE_MAX, SLICES, of_service, owner, ports, target};
+use super::{
+    Endpoint, MANAGED_BY, MANAGER, PER_SLICE_MAX, SLICES, of_service, owner, ports, target,
+};
 use crate::writer::{Plan, prefix, suffix};
 
 pub(super) fn write(plan: &mut Plan, obj: &Arc<Obj>, service: &Value, endpoints: &[Endpoint]) {
     let key = obj.key.clone();
     let existing: Vec<(Arc<Obj>, Value)> = of_service(plan, &key)
-        .filter(|s| s.attrs.labels.get(MANAGED_BY).is_some_and(|m| m == MANAGER) && !s.attrs.deleting)
+        .filter(|s| {
+            s.attrs.labels.get(MANAGED_BY).is_some_and(|m| m == MANAGER) && !s.attrs.deleting
+        })
         .map(|s| (s.clone(), s.value()))
         .collect();
     // Pods may resolve a named port differently; a slice holds one set of ports.
     let mut groups: BTreeMap<String, (Value, Vec<&Endpoint>)> = BTreeMap::new();
     for e in endpoints {
-        groups.entry(e.ports.to_string()).or_insert_with(|| (e.ports.clone(), Vec::new())).1.push(e);
+        groups
+            .entry(e.ports.to_string())
+            .or_insert_with(|| (e.ports.clone(), Vec::new()))
+            .1
+            .push(e);
     }
     if groups.is_empty() {
         // An empty slice says "nobody there", which is not the same as "not looked at yet".
         let ports = ports(service, &Value::Null);
         groups.insert(ports.to_string(), (ports, Vec::new()));
     }
-    let mut names: BTreeSet<String> = plan.view.list(SLICES, Some(&key.namespace)).map(|s| s.key.name.clone()).collect();
+    let mut names: BTreeSet<String> = plan
+        .view
+        .list(SLICES, Some(&key.namespace))
+        .map(|s| s.key.name.clone())
+        .collect();
     let mut kept = BTreeSet::new();
     for (ports, members) in groups.values() {
-        let mine: Vec<_> = existing.iter().filter(|(_, v)| v["ports"] == *ports && !kept.contains(meta::name(v))).collect();
+        let mine: Vec<_> = existing
+            .iter()
+            .filter(|(_, v)| v["ports"] == *ports && !kept.contains(meta::name(v)))
+            .collect();
         let mut filled = assign(&mine, members);
         // Keep one slice even if it is empty, and no other empty ones.
         let full = filled.iter().filter(|(_, f)| !f.is_empty()).count();
@@ -44,12 +59,26 @@ pub(super) fn write(plan: &mut Plan, obj: &Arc<Obj>, service: &Value, endpoints:
             match slot {
                 Some(at) => {
                     kept.insert(mine[at].0.key.name.clone());
-                    put(plan, service, Some(&mine[at].0), &mine[at].0.key.clone(), ports, &members);
+                    put(
+                        plan,
+                        service,
+                        Some(&mine[at].0),
+                        &mine[at].0.key.clone(),
+                        ports,
+                        &members,
+                    );
                 }
                 None => {
                     let name = name(&key, &obj.attrs.uid, &names);
                     names.insert(name.clone());
-                    put(plan, service, None, &Key::new(&key.namespace, name), ports, &members);
+                    put(
+                        plan,
+                        service,
+                        None,
+                        &Key::new(&key.namespace, name),
+                        ports,
+                        &members,
+                    );
                 }
             }
         }
@@ -60,14 +89,23 @@ pub(super) fn write(plan: &mut Plan, obj: &Arc<Obj>, service: &Value, endpoints:
 }
 
 /// Puts each endpoint into the slice that has it, the rest where there is room, then into new slices (`None`).
-fn assign<'e>(slices: &[&(Arc<Obj>, Value)], members: &[&'e Endpoint]) -> Vec<(Option<usize>, Vec<&'e Endpoint>)> {
+fn assign<'e>(
+    slices: &[&(Arc<Obj>, Value)],
+    members: &[&'e Endpoint],
+) -> Vec<(Option<usize>, Vec<&'e Endpoint>)> {
     let mut at: BTreeMap<&str, usize> = BTreeMap::new();
     for (i, (_, value)) in slices.iter().enumerate() {
-        for uid in value["endpoints"].as_array().into_iter().flatten().filter_map(|e| e["targetRef"]["uid"].as_str()) {
+        for uid in value["endpoints"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e["targetRef"]["uid"].as_str())
+        {
             at.entry(uid).or_insert(i);
         }
     }
-    let mut filled: Vec<(Option<usize>, Vec<&Endpoint>)> = (0..slices.len()).map(|i| (Some(i), Vec::new())).collect();
+    let mut filled: Vec<(Option<usize>, Vec<&Endpoint>)> =
+        (0..slices.len()).map(|i| (Some(i), Vec::new())).collect();
     let mut rest = Vec::new();
     for e in members {
         match at.get(e.uid.as_str()) {
@@ -77,7 +115,10 @@ fn assign<'e>(slices: &[&(Arc<Obj>, Value)], members: &[&'e Endpoint]) -> Vec<(O
     }
     for e in rest {
         // The fullest slice with room first: others may run empty and go.
-        let room = filled.iter_mut().filter(|(_, f)| f.len() < PER_SLICE_MAX).max_by_key(|(_, f)| f.len());
+        let room = filled
+            .iter_mut()
+            .filter(|(_, f)| f.len() < PER_SLICE_MAX)
+            .max_by_key(|(_, f)| f.len());
         match room {
             Some((_, f)) => f.push(e),
             None => filled.push((None, vec![e])),
@@ -102,8 +143,17 @@ fn name(service: &Key, uid: &str, taken: &BTreeSet<String>) -> String {
     }
 }
 
-fn put(plan: &mut Plan, service: &Value, old: Option<&Arc<Obj>>, key: &Key, ports: &Value, members: &[&Endpoint]) {
-    let Some(kind) = kinds::by_table(SLICES) else { return };
+fn put(
+    plan: &mut Plan,
+    service: &Value,
+    old: Option<&Arc<Obj>>,
+    key: &Key,
+    ports: &Value,
+    members: &[&Endpoint],
+) {
+    let Some(kind) = kinds::by_table(SLICES) else {
+        return;
+    };
     let list: Vec<Value> = members
         .iter()
         .map(|e| {
@@ -136,7 +186,8 @@ fn put(plan: &mut Plan, service: &Value, old: Option<&Arc<Obj>>, key: &Key, port
             let mut slice = before.clone();
             fill(&mut slice);
             if slice["endpoints"] != before["endpoints"] || slice["ports"] != before["ports"] {
-                meta::metadata(&mut slice).insert("generation".into(), json!(meta::generation(&before) + 1));
+                meta::metadata(&mut slice)
+                    .insert("generation".into(), json!(meta::generation(&before) + 1));
             }
             plan.update(SLICES, old, slice, "endpoints");
         }

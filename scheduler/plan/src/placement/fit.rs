@@ -21,11 +21,18 @@ pub(crate) struct Shape {
 impl Shape {
     pub fn of(pod: &Value) -> Self {
         let spec = &pod["spec"];
-        let terms = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+        let terms = &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            ["nodeSelectorTerms"];
         let owners = pod["metadata"]["ownerReferences"].as_array();
-        let owner = owners.and_then(|all| all.iter().find(|o| o["controller"] == true)).and_then(|o| o["uid"].as_str());
+        let owner = owners
+            .and_then(|all| all.iter().find(|o| o["controller"] == true))
+            .and_then(|o| o["uid"].as_str());
         let constraints = json!({"selector": spec["nodeSelector"], "terms": terms, "tolerations": spec["tolerations"]});
-        Self { needs: needs(pod), owner: owner.unwrap_or_default().into(), constraints: canonical::encode(&constraints).to_vec() }
+        Self {
+            needs: needs(pod),
+            owner: owner.unwrap_or_default().into(),
+            constraints: canonical::encode(&constraints).to_vec(),
+        }
     }
 
     fn constraints(&self) -> Value {
@@ -46,8 +53,18 @@ pub(crate) struct Node {
 impl Node {
     pub fn new(obj: &Obj, used: Amounts) -> Self {
         let value = obj.value();
-        let taints = effective_taints(&value).into_iter().filter(|t| t["effect"] != "PreferNoSchedule").collect();
-        Self { name: obj.key.name.clone(), labels: meta::labels(&value), taints, room: obj.attrs.allocatable.unwrap_or_default(), used, value }
+        let taints = effective_taints(&value)
+            .into_iter()
+            .filter(|t| t["effect"] != "PreferNoSchedule")
+            .collect();
+        Self {
+            name: obj.key.name.clone(),
+            labels: meta::labels(&value),
+            taints,
+            room: obj.attrs.allocatable.unwrap_or_default(),
+            used,
+            value,
+        }
     }
 
     /// Counts a pod here.
@@ -65,7 +82,11 @@ impl Node {
         if lacks(self.used.cpu_millis, needs.cpu_millis, self.room.cpu_millis) {
             short.push(Reason::Insufficient("cpu"));
         }
-        if lacks(self.used.memory_bytes, needs.memory_bytes, self.room.memory_bytes) {
+        if lacks(
+            self.used.memory_bytes,
+            needs.memory_bytes,
+            self.room.memory_bytes,
+        ) {
             short.push(Reason::Insufficient("memory"));
         }
         if lacks(self.used.pods, needs.pods, self.room.pods) {
@@ -77,33 +98,63 @@ impl Node {
     /// Why this node never takes such a pod, whatever room it has.
     pub fn refuses(&self, shape: &Shape) -> Option<Reason> {
         let constraints = shape.constraints();
-        let tolerations = constraints["tolerations"].as_array().map_or(&[][..], Vec::as_slice);
-        if let Some(t) = self.taints.iter().find(|t| !tolerations.iter().any(|x| tolerates(x, t))) {
+        let tolerations = constraints["tolerations"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        if let Some(t) = self
+            .taints
+            .iter()
+            .find(|t| !tolerations.iter().any(|x| tolerates(x, t)))
+        {
             let key = t["key"].as_str().unwrap_or_default();
             if key == UNSCHEDULABLE {
                 return Some(Reason::Unschedulable);
             }
-            return Some(Reason::Taint(format!("{{{key}: {}}}", t["value"].as_str().unwrap_or_default())));
+            return Some(Reason::Taint(format!(
+                "{{{key}: {}}}",
+                t["value"].as_str().unwrap_or_default()
+            )));
         }
         let wanted = meta::string_map(&constraints["selector"]);
         let selected = wanted.iter().all(|(k, v)| self.labels.get(k) == Some(v));
         // Terms are alternatives; without any there is nothing to match.
-        let matched = constraints["terms"].as_array().is_none_or(|terms| terms.iter().any(|t| self.matches(t)));
+        let matched = constraints["terms"]
+            .as_array()
+            .is_none_or(|terms| terms.iter().any(|t| self.matches(t)));
         (!selected || !matched).then_some(Reason::Affinity)
     }
 
     fn matches(&self, term: &Value) -> bool {
-        let expressions = term["matchExpressions"].as_array().map_or(&[][..], Vec::as_slice);
-        let fields = term["matchFields"].as_array().map_or(&[][..], Vec::as_slice);
+        let expressions = term["matchExpressions"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        let fields = term["matchFields"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
         // An empty term matches nothing.
         !(expressions.is_empty() && fields.is_empty())
-            && expressions.iter().all(|e| holds(e, self.labels.get(e["key"].as_str().unwrap_or_default()).map(String::as_str)))
-            && fields.iter().all(|e| e["key"] == "metadata.name" && holds(e, Some(&self.name)))
+            && expressions.iter().all(|e| {
+                holds(
+                    e,
+                    self.labels
+                        .get(e["key"].as_str().unwrap_or_default())
+                        .map(String::as_str),
+                )
+            })
+            && fields
+                .iter()
+                .all(|e| e["key"] == "metadata.name" && holds(e, Some(&self.name)))
     }
 
     /// The larger of the used shares of cpu, memory and pods, in thousandths.
     pub fn used_permille(&self) -> u64 {
-        let share = |used: u64, room: u64| if room == 0 { 0 } else { (u128::from(used) * 1000 / u128::from(room)) as u64 };
+        let share = |used: u64, room: u64| {
+            if room == 0 {
+                0
+            } else {
+                (u128::from(used) * 1000 / u128::from(room)) as u64
+            }
+        };
         share(self.used.cpu_millis, self.room.cpu_millis)
             .max(share(self.used.memory_bytes, self.room.memory_bytes))
             .max(share(self.used.pods, self.room.pods))
@@ -112,7 +163,13 @@ impl Node {
 
 /// One requirement of a node selector term on a value.
 fn holds(requirement: &Value, value: Option<&str>) -> bool {
-    let values = || requirement["values"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let values = || {
+        requirement["values"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+    };
     let bound = || values().next().and_then(|v| v.parse::<i64>().ok());
     let number = value.and_then(|v| v.parse::<i64>().ok());
     match requirement["operator"].as_str() {

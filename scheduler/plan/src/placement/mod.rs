@@ -33,7 +33,12 @@ const SCHEDULERS: &[&str] = &["", "default-scheduler", "coracle-scheduler"];
 const BURST_MAX: usize = 5_000;
 
 pub(crate) fn reconcile(plan: &mut Plan) {
-    let mut pending: Vec<Arc<Obj>> = plan.view.list("pods", None).filter(|p| is_pending(p)).cloned().collect();
+    let mut pending: Vec<Arc<Obj>> = plan
+        .view
+        .list("pods", None)
+        .filter(|p| is_pending(p))
+        .cloned()
+        .collect();
     if pending.is_empty() {
         return;
     }
@@ -54,7 +59,9 @@ pub(crate) fn reconcile(plan: &mut Plan) {
             }
             Err(Failure::NoAddress) => {
                 unschedulable(plan, obj, pod, "every address of the pod range is in use");
-                plan.wait(Wait::NoAddress { pod: obj.key.clone() });
+                plan.wait(Wait::NoAddress {
+                    pod: obj.key.clone(),
+                });
             }
         }
     }
@@ -64,7 +71,12 @@ pub(crate) fn reconcile(plan: &mut Plan) {
 pub(crate) fn is_pending(pod: &Obj) -> bool {
     pod.attrs.node_name.is_empty()
         && pods::active(pod)
-        && SCHEDULERS.contains(&pod.attrs.fields.get("spec.schedulerName").map_or("", String::as_str))
+        && SCHEDULERS.contains(
+            &pod.attrs
+                .fields
+                .get("spec.schedulerName")
+                .map_or("", String::as_str),
+        )
 }
 
 /// Why a pod cannot be placed now; for `explain`.
@@ -96,8 +108,18 @@ struct Pass {
 
 impl Pass {
     fn new(plan: &Plan) -> Self {
-        let nodes = plan.view.list("nodes", None).map(|n| Node::new(n, plan.view.used(&n.key.name))).collect();
-        Self { nodes, mates: BTreeMap::new(), shapes: BTreeMap::new(), failed: BTreeMap::new(), given: BTreeSet::new() }
+        let nodes = plan
+            .view
+            .list("nodes", None)
+            .map(|n| Node::new(n, plan.view.used(&n.key.name)))
+            .collect();
+        Self {
+            nodes,
+            mates: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            given: BTreeSet::new(),
+        }
     }
 
     /// Finds a node and an address, and counts the pod there.
@@ -106,7 +128,11 @@ impl Pass {
         if !self.mates.contains_key(&shape.owner) {
             let mut mates: BTreeMap<String, usize> = BTreeMap::new();
             if !shape.owner.is_empty() {
-                for mate in plan.controlled("pods", &shape.owner).iter().filter(|p| pods::active(p) && !p.attrs.node_name.is_empty()) {
+                for mate in plan
+                    .controlled("pods", &shape.owner)
+                    .iter()
+                    .filter(|p| pods::active(p) && !p.attrs.node_name.is_empty())
+                {
                     *mates.entry(mate.attrs.node_name.clone()).or_default() += 1;
                 }
             }
@@ -114,7 +140,10 @@ impl Pass {
         }
         let mut heap = match self.shapes.remove(&shape) {
             Some(heap) => heap,
-            None => (0..self.nodes.len()).filter(|n| self.nodes[*n].refuses(&shape).is_none()).map(|n| Reverse(self.rank(&shape, n))).collect(),
+            None => (0..self.nodes.len())
+                .filter(|n| self.nodes[*n].refuses(&shape).is_none())
+                .map(|n| Reverse(self.rank(&shape, n)))
+                .collect(),
         };
         let found = self.best(&shape, &mut heap);
         let address = self.address(plan, pod);
@@ -125,7 +154,12 @@ impl Pass {
                 self.given.insert(ip);
                 self.nodes[node].fill(&shape.needs);
                 let name = self.nodes[node].name.clone();
-                *self.mates.entry(shape.owner.clone()).or_default().entry(name).or_default() += 1;
+                *self
+                    .mates
+                    .entry(shape.owner.clone())
+                    .or_default()
+                    .entry(name)
+                    .or_default() += 1;
                 Ok((node, ip))
             }
         };
@@ -154,9 +188,19 @@ impl Pass {
 
     fn rank(&self, shape: &Shape, node: usize) -> Rank {
         let n = &self.nodes[node];
-        let mates = self.mates.get(&shape.owner).and_then(|m| m.get(&n.name)).copied().unwrap_or(0);
+        let mates = self
+            .mates
+            .get(&shape.owner)
+            .and_then(|m| m.get(&n.name))
+            .copied()
+            .unwrap_or(0);
         let d = digest(&[&shape.owner, &n.name]);
-        (mates, n.used_permille(), u64::from(u32::from_le_bytes([d[0], d[1], d[2], d[3]])), node)
+        (
+            mates,
+            n.used_permille(),
+            u64::from(u32::from_le_bytes([d[0], d[1], d[2], d[3]])),
+            node,
+        )
     }
 
     /// Every node's reasons; the same for every pod of a shape during a pass.
@@ -164,14 +208,20 @@ impl Pass {
         if let Some(known) = self.failed.get(shape) {
             return known.clone();
         }
-        let mut why = Unplaceable { nodes: self.nodes.len(), reasons: BTreeMap::new() };
+        let mut why = Unplaceable {
+            nodes: self.nodes.len(),
+            reasons: BTreeMap::new(),
+        };
         for node in &self.nodes {
             let reasons = match node.refuses(shape) {
                 Some(reason) => vec![reason],
                 None => node.short_of(&shape.needs),
             };
             for reason in reasons {
-                why.reasons.entry(reason).or_default().insert(node.name.clone());
+                why.reasons
+                    .entry(reason)
+                    .or_default()
+                    .insert(node.name.clone());
             }
         }
         self.failed.insert(shape.clone(), why.clone());
@@ -180,20 +230,28 @@ impl Pass {
 
     /// A free address of the pod range, from a hash of the pod's uid on.
     fn address(&self, plan: &Plan, pod: &Value) -> Option<Ipv4Addr> {
-        let Settings { pod_range, pod_range_bits, .. } = plan.settings;
+        let Settings {
+            pod_range,
+            pod_range_bits,
+            ..
+        } = plan.settings;
         let size = 1u32 << (32 - u32::from((*pod_range_bits).clamp(8, 30)));
         let base = u32::from(*pod_range) & !(size - 1);
         let d = digest(&[coracle_api::meta::uid(pod)]);
         let start = u32::from_le_bytes([d[0], d[1], d[2], d[3]]) % size;
         // The first address names the range and the last one broadcasts: neither is given out.
-        (0..size).map(|i| start.wrapping_add(i) % size).filter(|i| *i != 0 && *i != size - 1).map(|i| Ipv4Addr::from(base + i)).find(|ip| {
-            !self.given.contains(ip) && plan.view.free("podIP", &ip.to_string())
-        })
+        (0..size)
+            .map(|i| start.wrapping_add(i) % size)
+            .filter(|i| *i != 0 && *i != size - 1)
+            .map(|i| Ipv4Addr::from(base + i))
+            .find(|ip| !self.given.contains(ip) && plan.view.free("podIP", &ip.to_string()))
     }
 }
 
 fn bind(plan: &mut Plan, obj: &Obj, mut pod: Value, node: &Node, ip: Ipv4Addr) {
-    let Some(kind) = kinds::by_table("pods") else { return };
+    let Some(kind) = kinds::by_table("pods") else {
+        return;
+    };
     pod["spec"]["nodeName"] = json!(node.name);
     pod["status"]["podIP"] = json!(ip.to_string());
     pod["status"]["podIPs"] = json!([{"ip": ip.to_string()}]);
@@ -204,11 +262,24 @@ fn bind(plan: &mut Plan, obj: &Obj, mut pod: Value, node: &Node, ip: Ipv4Addr) {
     pods::set_condition(&mut pod, "PodScheduled", "True", "Scheduled", "", plan.now);
     tidy(&mut pod);
     plan.update("pods", obj, pod.clone(), &format!("bind to {}", node.name));
-    plan.event(kind, &pod, true, "Scheduled", &format!("Successfully assigned {} to {}", obj.key, node.name));
+    plan.event(
+        kind,
+        &pod,
+        true,
+        "Scheduled",
+        &format!("Successfully assigned {} to {}", obj.key, node.name),
+    );
 }
 
 fn unschedulable(plan: &mut Plan, obj: &Obj, mut pod: Value, message: &str) {
-    pods::set_condition(&mut pod, "PodScheduled", "False", "Unschedulable", message, plan.now);
+    pods::set_condition(
+        &mut pod,
+        "PodScheduled",
+        "False",
+        "Unschedulable",
+        message,
+        plan.now,
+    );
     // Said once for each new reason, not at each try.
     if plan.update("pods", obj, pod.clone(), "unschedulable")
         && let Some(kind) = kinds::by_table("pods")
@@ -219,7 +290,10 @@ fn unschedulable(plan: &mut Plan, obj: &Obj, mut pod: Value, message: &str) {
 
 /// Takes the empty reason and message off a condition that needs none.
 fn tidy(pod: &mut Value) {
-    let conditions = pod["status"]["conditions"].as_array_mut().into_iter().flatten();
+    let conditions = pod["status"]["conditions"]
+        .as_array_mut()
+        .into_iter()
+        .flatten();
     for c in conditions.filter(|c| c["type"] == "PodScheduled") {
         if let Some(c) = c.as_object_mut() {
             c.remove("reason");

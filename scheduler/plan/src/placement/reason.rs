@@ -36,8 +36,17 @@ impl std::fmt::Display for Unplaceable {
         if self.nodes == 0 {
             return write!(f, "no nodes available to schedule pods");
         }
-        let mut parts: Vec<String> = self.reasons.iter().map(|(reason, nodes)| format!("{} {reason}", nodes.len())).collect();
+        let mut parts: Vec<String> = self
+            .reasons
+            .iter()
+            .map(|(reason, nodes)| format!("{} {reason}", nodes.len()))
+            .collect();
         parts.sort();
-        write!(f, "0/{} nodes are available: {}.", self.nodes, parts.join(", "))
+        write!(
+            f,
+            "0/{} nodes are available: {}.",
+            self.nodes,
+            parts.join(", ")
+        )
     }
 }

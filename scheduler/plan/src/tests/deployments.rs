@@ -77,10 +77,24 @@ fn a_bad_image_stops_the_rollout_within_its_bounds_and_the_deadline_says_so() {
 fn recreate_waits_until_the_old_pods_are_gone() {
     let mut c = Cluster::new();
     c.play("node n1\nservice web\ndeploy web replicas=2 strategy=Recreate\nrun\ndeaf n1\ndeploy web image=v2\nrun");
-    assert_eq!(c.play("show pods"), "v1 on \"n1\" ready leaving\nv1 on \"n1\" ready leaving\n");
-    let waits = c.look(&Task::new(Controller::Deployment, Key::new("default", "web"))).waits;
-    assert_eq!(waits[0].to_string(), "2 pods of older revisions are still there (strategy Recreate)");
-    assert_eq!(c.play("hears n1\nrun\nshow pods"), "v2 on \"n1\" ready\nv2 on \"n1\" ready\n");
+    assert_eq!(
+        c.play("show pods"),
+        "v1 on \"n1\" ready leaving\nv1 on \"n1\" ready leaving\n"
+    );
+    let waits = c
+        .look(&Task::new(
+            Controller::Deployment,
+            Key::new("default", "web"),
+        ))
+        .waits;
+    assert_eq!(
+        waits[0].to_string(),
+        "2 pods of older revisions are still there (strategy Recreate)"
+    );
+    assert_eq!(
+        c.play("hears n1\nrun\nshow pods"),
+        "v2 on \"n1\" ready\nv2 on \"n1\" ready\n"
+    );
 }
 
 #[test]
@@ -176,25 +190,54 @@ fn old_revisions_beyond_the_limit_are_forgotten() {
 fn a_replication_controller_keeps_its_pods_and_takes_orphans_in() {
     let mut c = Cluster::new();
     c.play("node n1\npod web-stray app=web\nrc web replicas=2\nrun");
-    assert_eq!(c.play("show rc"), "- image=v1 want=2 have=2 ready=2 available=2\n");
-    let stray = c.view().get("pods", &Key::new("default", "web-stray")).cloned().unwrap();
-    assert_eq!(stray.attrs.controller().unwrap().kind, "ReplicationController");
+    assert_eq!(
+        c.play("show rc"),
+        "- image=v1 want=2 have=2 ready=2 available=2\n"
+    );
+    let stray = c
+        .view()
+        .get("pods", &Key::new("default", "web-stray"))
+        .cloned()
+        .unwrap();
+    assert_eq!(
+        stray.attrs.controller().unwrap().kind,
+        "ReplicationController"
+    );
     // A pod that is relabelled is let go, and replaced.
-    c.edit("po", &stray.key, |p| p["metadata"]["labels"]["app"] = json!("other"));
+    c.edit("po", &stray.key, |p| {
+        p["metadata"]["labels"]["app"] = json!("other")
+    });
     c.run();
-    assert!(c.view().get("pods", &stray.key).unwrap().attrs.controller().is_none());
-    assert_eq!(c.play("show rc"), "- image=v1 want=2 have=2 ready=2 available=2\n");
+    assert!(
+        c.view()
+            .get("pods", &stray.key)
+            .unwrap()
+            .attrs
+            .controller()
+            .is_none()
+    );
+    assert_eq!(
+        c.play("show rc"),
+        "- image=v1 want=2 have=2 ready=2 available=2\n"
+    );
 }
 
 #[test]
 fn two_leaders_on_one_view_ask_for_the_same_pods() {
     let mut c = Cluster::new();
     c.play("rc web replicas=5");
-    let task = Task::new(Controller::ReplicationController, Key::new("default", "web"));
+    let task = Task::new(
+        Controller::ReplicationController,
+        Key::new("default", "web"),
+    );
     let view = c.view();
     let names = |seed| {
         let out = crate::reconcile(&c.input(&view), &task, &mut coracle_api::Ids::new(seed));
-        out.writes.iter().filter(|w| w.note.starts_with("create pods")).map(|w| w.command.key.clone()).collect::<Vec<_>>()
+        out.writes
+            .iter()
+            .filter(|w| w.note.starts_with("create pods"))
+            .map(|w| w.command.key.clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(names(1).len(), 5);
     assert_eq!(names(1), names(2));

@@ -44,8 +44,16 @@ fn a_dead_proxy_is_waited_for_until_its_lease_expires() {
 fn the_target_does_not_move_with_later_changes() {
     let mut c = Cluster::new();
     c.play("node n1\nservice web\nrc web replicas=2\nrun\ndeaf n1\nrc web replicas=1\nrun");
-    let leaving = |c: &Cluster| c.view().list("pods", None).find(|p| p.attrs.deleting).cloned();
-    let target: u64 = meta::annotation(&leaving(&c).unwrap().value(), DRAIN_REVISION).unwrap().parse().unwrap();
+    let leaving = |c: &Cluster| {
+        c.view()
+            .list("pods", None)
+            .find(|p| p.attrs.deleting)
+            .cloned()
+    };
+    let target: u64 = meta::annotation(&leaving(&c).unwrap().value(), DRAIN_REVISION)
+        .unwrap()
+        .parse()
+        .unwrap();
     c.play("service other\nservice another\nrun");
     assert!(c.view().revision > target);
     c.volatile.ack("n1", target);
@@ -69,9 +77,16 @@ fn a_pod_that_no_service_selects_is_drained_at_once() {
     let key = c.view().list("pods", None).next().unwrap().key.clone();
     c.delete("po", &key, None);
     c.plan();
-    assert!(pods::holds(&c.view().get("pods", &key).unwrap().value(), DRAINED));
+    assert!(pods::holds(
+        &c.view().get("pods", &key).unwrap().value(),
+        DRAINED
+    ));
     c.run();
-    assert!(c.view().get("pods", &Key::new("default", key.name)).is_none());
+    assert!(
+        c.view()
+            .get("pods", &Key::new("default", key.name))
+            .is_none()
+    );
 }
 
 #[test]

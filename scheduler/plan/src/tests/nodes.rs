@@ -53,7 +53,10 @@ fn when_the_last_node_dies_replicas_wait_and_say_why() {
 fn a_toleration_keeps_a_pod_on_an_unreachable_node_but_out_of_slices() {
     let mut c = Cluster::new();
     c.play("node n1\nservice keep\npod keep tolerates=node.kubernetes.io/unreachable\nrun\nkill n1\nwait 60s");
-    assert_eq!(c.play("show pods\nshow slices"), "keep on \"n1\" ready\nkeep ports 8080: \n");
+    assert_eq!(
+        c.play("show pods\nshow slices"),
+        "keep on \"n1\" ready\nkeep ports 8080: \n"
+    );
 }
 
 #[test]
@@ -74,9 +77,15 @@ fn a_node_that_is_removed_takes_its_pods_along() {
 fn a_taint_evicts_with_the_usual_grace() {
     let mut c = Cluster::new();
     c.play("node n1\nservice web\nrc web replicas=1\nrun\ndeaf n1");
-    c.edit("no", &Key::new("", "n1"), |n| n["spec"]["taints"] = json!([{"key": "upkeep", "effect": "NoExecute"}]));
+    c.edit("no", &Key::new("", "n1"), |n| {
+        n["spec"]["taints"] = json!([{"key": "upkeep", "effect": "NoExecute"}])
+    });
     c.run();
-    assert!(c.play("show pods").contains("leaving"), "{}", c.play("show pods"));
+    assert!(
+        c.play("show pods").contains("leaving"),
+        "{}",
+        c.play("show pods")
+    );
 }
 
 #[test]
@@ -85,6 +94,28 @@ fn a_new_leader_does_not_give_a_lost_node_another_lease() {
     c.play("node n1\nnode n2\nrun\nkill n1\nwait 50s");
     c.volatile = crate::Volatile::default();
     c.volatile.observe(&c.view(), c.now);
-    let live: Vec<_> = c.volatile.live_proxies(&c.settings, c.now).into_keys().map(str::to_string).collect();
+    let live: Vec<_> = c
+        .volatile
+        .live_proxies(&c.settings, c.now)
+        .into_keys()
+        .map(str::to_string)
+        .collect();
     assert_eq!(live, ["n2"]);
+}
+
+#[test]
+fn time_in_which_the_leader_slept_costs_nobody_a_lease() {
+    let mut c = Cluster::new();
+    c.play("node n1\nrc web replicas=1\nrun\nwait 10s");
+    // The machine sleeps for an hour, and the leader wakes before the runner does.
+    c.now = crate::writer::later(c.now, 3_600_000);
+    c.run();
+    assert_eq!(
+        c.play("show nodes\nshow pods"),
+        "n1 Ready=True \nv1 on \"n1\" ready\n"
+    );
+    // A clock that is set back does not make a lease endless.
+    c.now = crate::writer::later(c.now, -3_600_000);
+    c.play("kill n1\nwait 50s");
+    assert!(c.play("show nodes").starts_with("n1 Ready=Unknown"));
 }

@@ -47,7 +47,10 @@ fn what_does_not_fit_waits_and_says_why() {
 
 #[test]
 fn no_node_at_all_is_said_too() {
-    check("pod p\nrun\nshow waits", "no nodes available to schedule pods");
+    check(
+        "pod p\nrun\nshow waits",
+        "no nodes available to schedule pods",
+    );
 }
 
 #[test]
@@ -63,8 +66,13 @@ fn selectors_tolerations_and_cordons_count() {
     );
     let mut c = Cluster::new();
     c.play("node n1\nrun");
-    c.edit("no", &coracle_api::Key::new("", "n1"), |n| n["spec"]["unschedulable"] = serde_json::json!(true));
-    assert_eq!(c.play("run\npod p\nrun\nshow nodes\nshow waits"), "n1 Ready=True node.kubernetes.io/unschedulable:NoSchedule\n0/1 nodes are available: 1 node(s) were unschedulable.\n");
+    c.edit("no", &coracle_api::Key::new("", "n1"), |n| {
+        n["spec"]["unschedulable"] = serde_json::json!(true)
+    });
+    assert_eq!(
+        c.play("run\npod p\nrun\nshow nodes\nshow waits"),
+        "n1 Ready=True node.kubernetes.io/unschedulable:NoSchedule\n0/1 nodes are available: 1 node(s) were unschedulable.\n"
+    );
 }
 
 #[test]
@@ -75,11 +83,30 @@ fn required_affinity_terms_are_alternatives() {
         c.put("po", serde_json::json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "v1"}], "affinity": {"nodeAffinity":
             {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}}));
         c.run();
-        c.view().get("pods", &coracle_api::Key::new("default", name)).unwrap().attrs.node_name.clone()
+        c.view()
+            .get("pods", &coracle_api::Key::new("default", name))
+            .unwrap()
+            .attrs
+            .node_name
+            .clone()
     };
     let expr = |key: &str, op: &str, values: &[&str]| serde_json::json!({"matchExpressions": [{"key": key, "operator": op, "values": values}]});
-    assert_eq!(place(&mut c, "in", serde_json::json!([expr("zone", "In", &["x"]), expr("zone", "In", &["b"])])), "n2");
-    assert_eq!(place(&mut c, "absent", serde_json::json!([expr("zone", "DoesNotExist", &[])])), "n3");
+    assert_eq!(
+        place(
+            &mut c,
+            "in",
+            serde_json::json!([expr("zone", "In", &["x"]), expr("zone", "In", &["b"])])
+        ),
+        "n2"
+    );
+    assert_eq!(
+        place(
+            &mut c,
+            "absent",
+            serde_json::json!([expr("zone", "DoesNotExist", &[])])
+        ),
+        "n3"
+    );
     assert_eq!(place(&mut c, "none", serde_json::json!([{}])), "");
     let field = serde_json::json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]);
     assert_eq!(place(&mut c, "field", field), "n1");
@@ -104,6 +131,12 @@ fn a_small_pod_range_runs_out_and_says_so() {
     let mut c = Cluster::new();
     c.settings.pod_range_bits = 30;
     c.play("node n1\nrc web replicas=3\nrun");
-    assert_eq!(c.play("show rc"), "- image=v1 want=3 have=3 ready=2 available=2\n");
-    assert!(c.play("show events FailedScheduling").contains("every address of the pod range is in use"));
+    assert_eq!(
+        c.play("show rc"),
+        "- image=v1 want=3 have=3 ready=2 available=2\n"
+    );
+    assert!(
+        c.play("show events FailedScheduling")
+            .contains("every address of the pod range is in use")
+    );
 }
