@@ -205,11 +205,19 @@ pub async fn runner(args: RunnerArgs) -> Result<()> {
 async fn membership(s: &Settings, name: &str) -> Result<(String, coracle_runner::join::Identity)> {
     let kept = s.data_dir.join("api");
     let had = coracle_runner::join::load(&s.data_dir).map_err(|e| coded(&e))?;
-    let api = s.join.clone().or_else(|| {
-        std::fs::read_to_string(&kept)
-            .ok()
-            .map(|t| t.trim().to_string())
-    });
+    let api = s
+        .join
+        .as_deref()
+        .map(|a| {
+            a.trim_start_matches("https://")
+                .trim_end_matches('/')
+                .to_string()
+        })
+        .or_else(|| {
+            std::fs::read_to_string(&kept)
+                .ok()
+                .map(|t| t.trim().to_string())
+        });
     let Some(api) = api else {
         return Err(CliError::new("E_JOIN", "this runner belongs to no cluster yet")
             .fix("start it once with --join HOST:PORT --token TOKEN; `coracle token create --role runner` makes a token"));

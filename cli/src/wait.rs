@@ -58,7 +58,7 @@ pub async fn deployment(
             .as_array()
             .into_iter()
             .flatten()
-            .find_map(|p| trouble(p));
+            .find_map(trouble);
         match trouble {
             None => trouble_since = None,
             Some(t) => {

@@ -139,8 +139,15 @@ impl World {
 
     /// A machine that was cut off hears of the cluster again.
     pub fn heal(&mut self, node: usize) {
-        self.nodes[node].cut = false;
+        if !std::mem::take(&mut self.nodes[node].cut) {
+            return;
+        }
+        // Connections may have outlived the cut, or not.
+        let broken = self.net.chance(600);
         for watch in 0..self.nodes[node].watches.len() {
+            if broken && self.nodes[node].watches[watch].at.take().is_some() {
+                self.report.relists += 1;
+            }
             self.wake_watch(node, watch);
         }
     }

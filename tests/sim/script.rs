@@ -336,8 +336,13 @@ fn show(world: &World, what: &str) -> Option<String> {
             } else {
                 &p.attrs.node_name
             };
+            let restarts = &v["status"]["containerStatuses"][0]["restartCount"];
+            let restarted = match restarts.as_u64() {
+                Some(n @ 1..) => format!(", restarts: {n}"),
+                _ => String::new(),
+            };
             format!(
-                "{app} {} on {node}: {}{}",
+                "{app} {} on {node}: {}{}{restarted}",
                 image(&v),
                 ready(&v),
                 if p.attrs.deleting { ", leaving" } else { "" }

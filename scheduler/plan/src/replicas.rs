@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_api::selector::LabelSelector;
-use coracle_api::{Key, Timestamp, kinds, meta};
+use coracle_api::{Key, Timestamp, canonical, kinds, meta};
 use coracle_state::Obj;
 use serde_json::{Value, json};
 
@@ -22,6 +22,8 @@ pub(crate) const RC: &str = "replicationcontrollers";
 
 /// Pods created or deleted in one pass, as in Kubernetes: the next pass continues, and a mistake shows before it is large.
 const BURST_MAX: usize = 500;
+/// Bytes of pods created in one pass: they are one atomic group, and a log entry holds 8 MiB.
+const BURST_BYTES_MAX: usize = 3 << 20;
 
 pub(crate) fn reconcile(plan: &mut Plan, table: &'static str, key: &Key) {
     let Some(owner) = plan.view.get(table, key).cloned() else {
@@ -84,7 +86,9 @@ fn create(
     let Some(kind) = kinds::by_table(table) else {
         return;
     };
-    let names = names(plan, owner, everyone, count.min(BURST_MAX));
+    let each = canonical::encode(&pod_of(table, set, &owner.key.name)).len();
+    let count = count.min(BURST_MAX).min((BURST_BYTES_MAX / each).max(1));
+    let names = names(plan, owner, everyone, count);
     plan.group(|plan| {
         plan.require(table, owner);
         for name in &names {

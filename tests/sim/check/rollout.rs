@@ -21,9 +21,9 @@ use crate::world::{Who, World};
 pub(crate) struct Seen {
     below: bool,
     above: bool,
-    /// Revision at which a ready replica was last lost through nobody's plan. What was decided before that could not
-    /// know, and may still arrive.
-    lost_at: u64,
+    /// Revision at which a ready replica was last lost through nobody's plan, or the last one missing came. What was
+    /// decided before that could not know, and may still arrive.
+    known_at: u64,
 }
 
 /// `maxSurge` and `maxUnavailable` of a rolling Deployment; `None` for others.
@@ -123,7 +123,7 @@ impl World {
             let voluntary = matches!(controller(who, event), Some(Controller::ReplicaSet));
             if was && !is && !voluntary {
                 let seen = self.checks.rollouts.entry(uid).or_default();
-                (seen.below, seen.lost_at) = (false, after.revision);
+                (seen.below, seen.known_at) = (false, after.revision);
             }
         }
         if touched.is_empty() {
@@ -153,12 +153,14 @@ impl World {
                 kept += ready.min(size);
             }
             let seen = self.checks.rollouts.entry(d.attrs.uid.clone()).or_default();
-            if matches!(who, Who::Control { planned_at, .. } if *planned_at < seen.lost_at) {
+            if matches!(who, Who::Control { planned_at, .. } if *planned_at < seen.known_at) {
                 seen.below = false;
                 continue;
             }
             let held = *seen;
-            seen.below |= kept >= replicas;
+            if kept >= replicas && !seen.below {
+                (seen.below, seen.known_at) = (true, after.revision);
+            }
             seen.above |= told <= replicas + surge;
             if held.below && good < replicas - unavailable {
                 let text = format!(

@@ -92,10 +92,7 @@ pub fn run_json(dir: &Path, limit: Duration) -> Result<serde_json::Value> {
 pub fn get(address: &str, host: &str, path: &str) -> Result<(u16, String)> {
     let mut s = TcpStream::connect(address)?;
     s.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(
-        s,
-        "GET {path} HTTP/1.0\r\nhost: {host}\r\n\r\n"
-    )?;
+    write!(s, "GET {path} HTTP/1.0\r\nhost: {host}\r\n\r\n")?;
     let mut text = Vec::new();
     s.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text).into_owned();

@@ -260,3 +260,24 @@ fn recreate_after_a_scaling_in_the_middle_of_a_rollout_goes_on() {
          2 image=v2 want=5 have=5 ready=5 available=5",
     );
 }
+
+#[test]
+fn large_pods_are_created_in_parts_that_fit_the_log() {
+    let mut c = Cluster::new();
+    c.play("rc web replicas=1");
+    let key = Key::new("default", "web");
+    c.edit("rc", &key, |rc| {
+        rc["spec"]["replicas"] = json!(40);
+        rc["spec"]["template"]["metadata"]["annotations"] = json!({"big": "x".repeat(250_000)});
+    });
+    let task = Task::new(Controller::ReplicationController, key);
+    let bytes: usize = c
+        .look(&task)
+        .writes
+        .iter()
+        .map(|w| format!("{:?}", w.command.op).len())
+        .sum();
+    assert!(bytes < 6 << 20, "{bytes} bytes in one group");
+    c.run();
+    assert_eq!(c.view().list("pods", None).count(), 40);
+}
