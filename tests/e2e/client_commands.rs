@@ -118,7 +118,7 @@ fn the_cli_says_what_is_wrong_and_what_to_do() {
     coracle(dir.path(), &["deploy", job.to_str().unwrap()])
         .fails_with(&["E_NOT_A_SERVICE", "coracle run"]);
     coracle(dir.path(), &["push", job.to_str().unwrap(), "../x"]).fails_with(&["E_IMAGE_NAME"]);
-    coracle(dir.path(), &["gte"]).fails_with(&["get"]);
+    coracle(dir.path(), &["descibe"]).fails_with(&["describe"]);
     let help = coracle(dir.path(), &["--help"]).ok();
     assert!(
         help.contains("deploy") && !help.contains("compile-child"),

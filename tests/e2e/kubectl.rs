@@ -81,8 +81,10 @@ fn kubectl_reads_tables_describes_and_explains() {
         &k(&c, "describe deploy hello"),
         &["RollingUpdate", "NewReplicaSet", "Available"],
     );
+    let pod = k(&c, "get pods -l app=hello -o name");
+    let pod = pod.lines().next().unwrap_or_default();
     has(
-        &k(&c, "describe pods"),
+        &k(&c, &format!("describe {pod}")),
         &["Containers:", "Image ID:", "sha256:", "Ready", "Events"],
     );
     has(
@@ -347,7 +349,7 @@ fn kubectl_cordon_drain_and_delete_work() {
     );
     // Nothing fits now, and it says so.
     wait_for("an event that says why", LONG, || {
-        let text = k(&c, "describe pods");
+        let text = k(&c, "get events");
         if text.contains("FailedScheduling") {
             Ok(())
         } else {
