@@ -1,3 +1,5 @@
+//! Stories of environment, ConfigMaps and Secrets.
+
 use super::*;
 
 fn env_of(s: &Story, container: &str) -> Vec<String> {

@@ -1,3 +1,5 @@
+//! Stories of pods that are deleted: the drain handshake and the grace period.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Stories of containers that end, fail and are started again.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Stories of pods that come up and run.
+
 use super::*;
 
 #[test]
