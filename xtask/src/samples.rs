@@ -37,6 +37,7 @@ pub fn run(update: bool, check: bool) -> Result<()> {
                 ])
                 .current_dir(&source)
                 .env("RUSTC", &rustc)
+                .env("RUSTFLAGS", remap())
                 .env("CARGO_TARGET_DIR", &build)
                 .env_remove("RUSTUP_TOOLCHAIN"),
         )?;
@@ -53,6 +54,17 @@ pub fn run(update: bool, check: bool) -> Result<()> {
         }
     }
     check_prebuilt()
+}
+
+/// Panic messages name source files; those of this machine become names that mean the same everywhere.
+fn remap() -> String {
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|h| format!("{h}/.cargo")))
+        .unwrap_or_default();
+    format!(
+        "--remap-path-prefix={home}=/cargo --remap-path-prefix={}=/coracle",
+        root().display()
+    )
 }
 
 /// Every prebuilt component is small and was built from the sources beside it.
