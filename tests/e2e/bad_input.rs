@@ -439,13 +439,9 @@ fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     let r =
         http::send(&c.registry(), "POST", "/v2/x/blobs/uploads/", &[], b"").and_then(|r| {
             match r.header("location") {
-                Some(location) => http::send(
-                    &c.registry(),
-                    "PATCH",
-                    &location,
-                    &[],
-                    &vec![1u8; 256 << 10],
-                ),
+                Some(location) => {
+                    http::send(&c.registry(), "PATCH", &location, &[], &vec![1u8; 1 << 20])
+                }
                 None => Ok(r),
             }
         });
