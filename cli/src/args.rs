@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::backup::args::BackupCommand;
+use crate::ca::CaCommand;
+
 /// Coracle runs WebAssembly components as Kubernetes runs containers: one binary is a whole cluster.
 #[derive(Parser)]
 #[command(
@@ -50,6 +53,14 @@ pub enum Command {
     /// Make join tokens.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Show and change the members of the control plane.
+    Members(MembersArgs),
+    /// Save, check and restore the cluster's state.
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Show and rotate the cluster's certificate authority.
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Show the client's and the server's version.
     Version(VersionArgs),
     /// Compile a component to native code (started by the runner for itself).
@@ -114,6 +125,25 @@ pub struct SchedulerAddrs {
     /// Allow a registry without authentication on an address others can reach.
     #[arg(long)]
     pub insecure_registry: bool,
+    /// Log of the control plane, for other members (TLS) [default: 127.0.0.1:2380; with `up` a free port].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub raft_addr: Option<String>,
+    /// Host name or IP that others reach this machine at; needed where it listens on 0.0.0.0.
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+    /// Time between two backups that this member saves into DATA/backups; 0 saves none [default: 12h].
+    #[arg(long, value_name = "DURATION")]
+    pub backup_every: Option<String>,
+    /// How many of its own backups this member keeps [default: 5].
+    #[arg(long, value_name = "N")]
+    pub backup_keep: Option<usize>,
+    /// How durable a node's heartbeat is when it is answered: `batched` (logged within half a second) or `sync`
+    /// [default: batched].
+    #[arg(long, value_name = "batched|sync")]
+    pub lease_durability: Option<String>,
+    /// Life of the certificates that this member issues, such as 90d [default: 365d]; they are renewed at two thirds.
+    #[arg(long, value_name = "DURATION", hide = true)]
+    pub certificate_life: Option<String>,
 }
 
 /// Addresses of a runner.
@@ -149,6 +179,20 @@ pub struct UpArgs {
 /// `coracle scheduler`.
 #[derive(Args, Clone, Debug)]
 pub struct SchedulerArgs {
+    /// When a majority of the members is lost for good: make the member in --data-dir the only one, and exit.
+    ///
+    /// Says first what may be lost, and asks. The other members' data directories must never be started again.
+    #[arg(long, conflicts_with_all = ["join", "token"])]
+    pub reset_to_single: bool,
+    /// Do not ask before --reset-to-single.
+    #[arg(long, requires = "reset_to_single")]
+    pub yes: bool,
+    /// API address of any member of the cluster to join (needed the first time; without it a new cluster begins).
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Option<String>,
+    /// Token made by `coracle token create --role scheduler` (needed the first time).
+    #[arg(long)]
+    pub token: Option<String>,
     /// Data, name, config.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -160,8 +204,8 @@ pub struct SchedulerArgs {
 /// `coracle runner`.
 #[derive(Args, Clone, Debug)]
 pub struct RunnerArgs {
-    /// API address of the cluster (needed the first time).
-    #[arg(long, value_name = "HOST:PORT")]
+    /// API addresses of the cluster, one or more separated by commas (needed the first time).
+    #[arg(long, value_name = "HOST:PORT,..")]
     pub join: Option<String>,
     /// Token made by `coracle token create --role runner` (needed the first time).
     #[arg(long)]
@@ -381,6 +425,8 @@ pub enum TokenCommand {
 pub enum Role {
     /// A runner node.
     Runner,
+    /// A member of the control plane.
+    Scheduler,
 }
 
 /// `coracle token create`.
@@ -389,9 +435,74 @@ pub struct TokenArgs {
     /// Role.
     #[arg(long, default_value = "runner")]
     pub role: Role,
-    /// Life in seconds, or with a unit: 30m, 24h.
+    /// Life in seconds, or with a unit: 30m, 24h, 7d.
     #[arg(long, default_value = "24h")]
     pub ttl: String,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle members`: without a command, the list.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct MembersArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<MembersCommand>,
+    /// Output and cluster of the list.
+    #[command(flatten)]
+    pub list: MembersList,
+}
+
+/// `coracle members list`.
+#[derive(Args, Clone, Debug)]
+pub struct MembersList {
+    /// Output form.
+    #[arg(short, long)]
+    pub output: Option<Output>,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What may be done with members.
+#[derive(Subcommand, Clone, Debug)]
+pub enum MembersCommand {
+    /// Show the members.
+    List(MembersList),
+    /// Take a member out of the cluster.
+    Remove(MemberChange),
+    /// Make a learner a voter (it becomes one by itself as soon as the number of voters stays odd).
+    Promote(MemberChange),
+    /// Hand leadership to another member.
+    Transfer(MemberTransfer),
+}
+
+/// `coracle members remove` and `promote`.
+#[derive(Args, Clone, Debug)]
+pub struct MemberChange {
+    /// Name or id of the member.
+    pub member: String,
+    /// Even if an even number of voters is left.
+    #[arg(long)]
+    pub force: bool,
+    /// Output form.
+    #[arg(short, long)]
+    pub output: Option<Output>,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle members transfer`.
+#[derive(Args, Clone, Debug)]
+pub struct MemberTransfer {
+    /// Name or id of the next leader (default: the voter that is furthest).
+    pub member: Option<String>,
+    /// Output form.
+    #[arg(short, long)]
+    pub output: Option<Output>,
     /// Cluster.
     #[command(flatten)]
     pub target: Target,

@@ -2,11 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use coracle_scheduler::{LeaseDurability, Schedule};
 use serde::Deserialize;
 
 use crate::args::{NodeArgs, RunnerAddrs, SchedulerAddrs};
 use crate::error::{self, CliError, Result};
+use crate::misc;
+
+/// Shortest life of a certificate: below it nothing can be renewed in time.
+const LIFE_MIN_S: u64 = 5;
+/// Longest: that of a root.
+const LIFE_MAX_S: u64 = 3_650 * 86_400;
 
 /// The file of `--config`: the flags' names as keys.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -18,6 +26,12 @@ pub struct File {
     api_addr: Option<String>,
     registry_addr: Option<String>,
     insecure_registry: Option<bool>,
+    raft_addr: Option<String>,
+    advertise: Option<String>,
+    backup_every: Option<String>,
+    backup_keep: Option<usize>,
+    lease_durability: Option<String>,
+    certificate_life: Option<String>,
     ingress_addr: Option<String>,
     runner_addr: Option<String>,
     join: Option<String>,
@@ -39,6 +53,16 @@ pub struct Settings {
     pub registry_addr: SocketAddr,
     /// Registry open to others without authentication.
     pub insecure_registry: bool,
+    /// Log listener, if one was named: the default differs between `scheduler` and `up`.
+    pub raft_addr: Option<SocketAddr>,
+    /// How others reach this machine.
+    pub advertise: Option<String>,
+    /// How durable a heartbeat is when it is answered.
+    pub lease_durability: LeaseDurability,
+    /// Life of the certificates this member issues.
+    pub certificate_life: Option<Duration>,
+    /// This member's own backups.
+    pub backups: Schedule,
     /// Ingress listener.
     pub ingress_addr: SocketAddr,
     /// Runner listener.
@@ -110,6 +134,30 @@ pub fn resolve(
             "127.0.0.1:5000",
         )?,
         insecure_registry: scheduler.insecure_registry || file.insecure_registry.unwrap_or(false),
+        raft_addr: match (&scheduler.raft_addr, &file.raft_addr) {
+            (None, None) => None,
+            (given, filed) => Some(addr("raft-addr", given.as_ref(), filed.as_ref(), "")?),
+        },
+        advertise: scheduler.advertise.clone().or(file.advertise),
+        backups: backups(
+            scheduler
+                .backup_every
+                .as_ref()
+                .or(file.backup_every.as_ref()),
+            scheduler.backup_keep.or(file.backup_keep),
+        )?,
+        certificate_life: certificate_life(
+            scheduler
+                .certificate_life
+                .as_ref()
+                .or(file.certificate_life.as_ref()),
+        )?,
+        lease_durability: durability(
+            scheduler
+                .lease_durability
+                .as_deref()
+                .or(file.lease_durability.as_deref()),
+        )?,
         ingress_addr: addr(
             "ingress-addr",
             runner.ingress_addr.as_ref(),
@@ -124,6 +172,53 @@ pub fn resolve(
         )?,
         join: file.join,
         token: file.token,
+    })
+}
+
+/// The life of certificates.
+fn certificate_life(given: Option<&String>) -> Result<Option<Duration>> {
+    let Some(text) = given else { return Ok(None) };
+    match misc::seconds(text) {
+        Ok(seconds) if (LIFE_MIN_S..=LIFE_MAX_S).contains(&seconds) => {
+            Ok(Some(Duration::from_secs(seconds)))
+        }
+        _ => Err(CliError::new(
+            "E_CERTIFICATE_LIFE",
+            format!("--certificate-life {text:?} is no life for a certificate"),
+        )
+        .fix("write a number with s, m, h or d between 5s and 3650d, such as 90d")),
+    }
+}
+
+fn durability(given: Option<&str>) -> Result<LeaseDurability> {
+    match given {
+        None | Some("batched") => Ok(LeaseDurability::Batched),
+        Some("sync") => Ok(LeaseDurability::Sync),
+        Some(other) => Err(CliError::new(
+            "E_LEASE_DURABILITY",
+            format!("--lease-durability {other:?} is not known"),
+        )
+        .fix("use batched or sync")),
+    }
+}
+
+/// The schedule of a member's own backups.
+fn backups(every: Option<&String>, keep: Option<usize>) -> Result<Schedule> {
+    let default = Schedule::default();
+    let every = match every.map(|t| t.trim()) {
+        None => default.every,
+        Some("0") => Duration::ZERO,
+        Some(text) => Duration::from_secs(misc::seconds(text).map_err(|_| {
+            CliError::new(
+                "E_BACKUP_EVERY",
+                format!("--backup-every {text:?} is no duration"),
+            )
+            .fix("write a number with s, m, h or d, such as 12h; 0 saves none")
+        })?),
+    };
+    Ok(Schedule {
+        every,
+        keep: keep.unwrap_or(default.keep),
     })
 }
 
@@ -148,7 +243,7 @@ mod tests {
         let path = dir.path().join("c.toml");
         std::fs::write(
             &path,
-            "api-addr = \"127.0.0.1:1\"\nregistry-addr = \"127.0.0.1:2\"\n",
+            "api-addr = \"127.0.0.1:1\"\nregistry-addr = \"127.0.0.1:2\"\nraft-addr = \"127.0.0.1:3\"\nadvertise = \"a\"\n",
         )
         .unwrap();
         let node = NodeArgs {
@@ -168,6 +263,19 @@ mod tests {
             ),
             (9, 2, 8080)
         );
+        assert_eq!(
+            (s.raft_addr.map(|a| a.port()), s.advertise.as_deref()),
+            (Some(3), Some("a"))
+        );
+        std::fs::write(&path, "backup-every = \"90m\"\nbackup-keep = 2\n").unwrap();
+        let s = resolve(&node, &flags, &RunnerAddrs::default(), "x").unwrap();
+        assert_eq!((s.backups.every.as_secs(), s.backups.keep), (5_400, 2));
+        let off = SchedulerAddrs {
+            backup_every: Some("0".into()),
+            ..flags.clone()
+        };
+        let s = resolve(&node, &off, &RunnerAddrs::default(), "x").unwrap();
+        assert!(!s.backups.on());
         std::fs::write(&path, "api-adr = 1\n").unwrap();
         let e = resolve(&node, &flags, &RunnerAddrs::default(), "x").unwrap_err();
         assert!(

@@ -41,6 +41,15 @@ impl CliError {
         self
     }
 
+    /// Code, sentence and fix as they are printed.
+    pub fn line(&self) -> String {
+        let mut text = format!("error[{}]: {}", self.code, self.message);
+        if let Some(fix) = &self.fix {
+            text.push_str(&format!("\n  fix: {fix}"));
+        }
+        text
+    }
+
     /// Sets the exit code.
     pub fn exit(mut self, exit: u8) -> Self {
         self.exit = exit;

@@ -2,6 +2,8 @@
 
 mod app;
 mod args;
+mod backup;
+mod ca;
 mod client;
 mod config;
 mod deploy;
@@ -10,6 +12,7 @@ mod error;
 mod get;
 mod image;
 mod logs;
+mod members;
 mod misc;
 mod objects;
 mod print;
@@ -78,6 +81,9 @@ async fn dispatch(command: Command) -> Result<u8> {
         Command::Delete(args) => get::delete(args).await?,
         Command::Scale(args) => get::scale(args).await?,
         Command::Token(TokenCommand::Create(args)) => misc::token(args).await?,
+        Command::Members(args) => members::members(args).await?,
+        Command::Ca(command) => ca::ca(command).await?,
+        Command::Backup(command) => backup::backup(command).await?,
         Command::Version(args) => misc::version(args).await?,
         Command::CompileChild { .. } => {}
     }

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use crate::args::{Output, TokenArgs, VersionArgs};
+use crate::args::{Output, Role, TokenArgs, VersionArgs};
 use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::print;
@@ -48,7 +48,11 @@ pub async fn version(args: VersionArgs) -> Result<()> {
 /// `coracle token create`.
 pub async fn token(args: TokenArgs) -> Result<()> {
     let client = Client::find(args.target.kubeconfig.as_deref(), None).await?;
-    let body = json!({"role": "runner", "ttl_seconds": seconds(&args.ttl)?});
+    let role = match args.role {
+        Role::Runner => "runner",
+        Role::Scheduler => "scheduler",
+    };
+    let body = json!({"role": role, "ttl_seconds": seconds(&args.ttl)?});
     let answer = client
         .call(
             Method::POST,

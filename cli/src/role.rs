@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use coracle_runner::{Runner, RunnerConfig};
-use coracle_scheduler::{DataDir, Scheduler, SchedulerConfig};
+use coracle_scheduler::{DataDir, Fatal, Lives, Scheduler, SchedulerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{RunnerArgs, SchedulerArgs};
@@ -13,12 +13,16 @@ use crate::error::{CliError, Result};
 use crate::print;
 use crate::runjson::{RunFile, RunInfo};
 
+/// Warnings, and what happens to the control plane's membership. openraft warns at each heartbeat that a member which is
+/// down does not take; the transport says once that it is not reached.
+const LOG_DEFAULT: &str = "warn,openraft=error,coracle::members=info";
+
 /// Starts logging to standard error.
 pub fn log(filter: Option<&str>) -> Result<()> {
     let text = filter
         .map(str::to_string)
         .or_else(|| std::env::var("CORACLE_LOG").ok())
-        .unwrap_or_else(|| "warn".into());
+        .unwrap_or_else(|| LOG_DEFAULT.into());
     let filter = tracing_subscriber::EnvFilter::try_new(&text).map_err(|e| {
         CliError::new("E_LOG_FILTER", format!("--log {text:?}: {e}"))
             .fix("write a level (warn, info, debug) or TARGET=LEVEL")
@@ -42,18 +46,39 @@ pub fn coded(e: &dyn std::fmt::Display) -> CliError {
     }
 }
 
-/// Starts a control-plane member.
-pub async fn start_scheduler(s: &Settings) -> Result<Scheduler> {
+/// Starts a control-plane member. `raft_addr` holds where nothing else was said.
+pub async fn start_scheduler(s: &Settings, raft_addr: std::net::SocketAddr) -> Result<Scheduler> {
     let config = SchedulerConfig {
         name: s.name.clone(),
         api_addr: s.api_addr,
         registry_addr: Some(s.registry_addr),
         insecure_registry: s.insecure_registry,
+        raft_addr: s.raft_addr.unwrap_or(raft_addr),
+        advertise: s.advertise.clone(),
+        lease_durability: s.lease_durability,
+        join: s.join.clone(),
+        token: s.token.clone(),
+        backups: s.backups,
+        lives: Lives {
+            leaf: s.certificate_life.unwrap_or(Lives::default().leaf),
+            ..Lives::default()
+        },
+        fatal: Fatal::new(fatal),
         ..SchedulerConfig::new(&s.data_dir)
     };
     coracle_scheduler::start(config)
         .await
         .map_err(|e| coded(&e))
+}
+
+/// The end of the process when going on would break a promise: one line. What an operator did (a member was removed, a
+/// directory copied) is no crash; everything else is, and leaves a core where those are collected.
+fn fatal(line: &str) {
+    eprintln!("{}", coded(&line).line());
+    if line.starts_with("E_MEMBER_") {
+        std::process::exit(1);
+    }
+    std::process::abort();
 }
 
 /// This very program as the engine's compiler.
@@ -113,17 +138,29 @@ pub async fn stop_signal() -> Result<()> {
     Ok(())
 }
 
+/// Where a member listens for the others.
+const RAFT_DEFAULT: std::net::SocketAddr =
+    std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2380);
+/// Where `up` listens for them: mostly there are none, and several clusters on a laptop must not collide.
+pub const RAFT_ANY: std::net::SocketAddr =
+    std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
 /// `coracle scheduler`.
 pub async fn scheduler(args: SchedulerArgs) -> Result<()> {
-    let s = config::resolve(
+    let mut s = config::resolve(
         &args.node,
         &args.scheduler,
         &Default::default(),
         "./.coracle-scheduler",
     )?;
+    s.join = args.join.clone().or(s.join);
+    s.token = args.token.clone().or(s.token);
     log(s.log.as_deref())?;
+    if args.reset_to_single {
+        return crate::backup::reset(&s.data_dir, args.yes).await;
+    }
     RunFile::clear(&s.data_dir);
-    let scheduler = start_scheduler(&s).await?;
+    let scheduler = start_scheduler(&s, RAFT_DEFAULT).await?;
     let info = RunInfo {
         pid: std::process::id(),
         name: scheduler.name().to_string(),
@@ -160,16 +197,17 @@ pub async fn runner(args: RunnerArgs) -> Result<()> {
     let data = DataDir::open(&s.data_dir, s.name.as_deref()).map_err(|e| coded(&e))?;
     RunFile::clear(&s.data_dir);
     let name = data.identity().name.clone();
-    let (api_url, identity) = membership(&s, &name).await?;
+    let (api_urls, identity) = membership(&s, &name).await?;
     free(s.ingress_addr, "--ingress-addr")?;
     free(s.runner_addr, "--runner-addr")?;
     let config = RunnerConfig {
         name: name.clone(),
         data_dir: s.data_dir.join("runner"),
-        api_url,
+        api_urls,
         ca_pem: identity.ca_pem,
         cert_pem: identity.cert_pem,
         key_pem: identity.key_pem,
+        identity_dir: Some(s.data_dir.clone()),
         runner_addr: kept(s.runner_addr, data.kept_port("runner")),
         ingress_addr: kept(s.ingress_addr, data.kept_port("ingress")),
         advertise_ip: None,
@@ -201,39 +239,49 @@ pub async fn runner(args: RunnerArgs) -> Result<()> {
     Ok(())
 }
 
-/// The certificate of an earlier join, or a new one for `--join` and `--token`; and the API's URL, kept beside it.
-async fn membership(s: &Settings, name: &str) -> Result<(String, coracle_runner::join::Identity)> {
+/// The certificate of an earlier join, or a new one for `--join` and `--token`; and where the API is, kept beside it.
+async fn membership(
+    s: &Settings,
+    name: &str,
+) -> Result<(Vec<String>, coracle_runner::join::Identity)> {
+    use coracle_runner::join;
     let kept = s.data_dir.join("api");
-    let had = coracle_runner::join::load(&s.data_dir).map_err(|e| coded(&e))?;
-    let api = s
+    let had = join::load(&s.data_dir).map_err(|e| coded(&e))?;
+    let given = s
         .join
-        .as_deref()
-        .map(|a| {
-            a.trim_start_matches("https://")
-                .trim_end_matches('/')
-                .to_string()
-        })
-        .or_else(|| {
-            std::fs::read_to_string(&kept)
-                .ok()
-                .map(|t| t.trim().to_string())
-        });
-    let Some(api) = api else {
+        .clone()
+        .or_else(|| std::fs::read_to_string(&kept).ok());
+    let given = given.map(|text| join::addresses(&text)).unwrap_or_default();
+    if given.is_empty() {
         return Err(CliError::new("E_JOIN", "this runner belongs to no cluster yet")
             .fix("start it once with --join HOST:PORT --token TOKEN; `coracle token create --role runner` makes a token"));
-    };
-    let identity = match (had, &s.token) {
-        (Some(identity), _) => identity,
-        (None, Some(token)) => coracle_runner::join::join(&s.data_dir, &api, token, name)
-            .await
-            .map_err(|e| coded(&e))?,
+    }
+    // One whose time is over opens no door any more; a token does.
+    let now = coracle_api::Timestamp::now();
+    let had = had.filter(|i| s.token.is_none() || !i.is_expired(now));
+    let (addresses, identity) = match (had, &s.token) {
+        (Some(identity), _) => (given, identity),
+        (None, Some(token)) => {
+            let joined = join::join(&s.data_dir, &given.join(","), token, name)
+                .await
+                .map_err(|e| coded(&e))?;
+            let mut all = given;
+            for known in join::addresses(&joined.api_urls.join(",")) {
+                if !all.contains(&known) {
+                    all.push(known);
+                }
+            }
+            (all, joined.identity)
+        }
         (None, None) => {
             return Err(CliError::new("E_JOIN_TOKEN", "a first join needs --token")
                 .fix("make one with `coracle token create --role runner`"));
         }
     };
-    std::fs::write(&kept, format!("{api}\n")).map_err(|e| crate::error::file(&kept, &e))?;
-    Ok((format!("https://{api}"), identity))
+    std::fs::write(&kept, format!("{}\n", addresses.join(",")))
+        .map_err(|e| crate::error::file(&kept, &e))?;
+    let urls = addresses.iter().map(|a| format!("https://{a}")).collect();
+    Ok((urls, identity))
 }
 
 /// URL of a runner's ingress.

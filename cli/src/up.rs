@@ -25,13 +25,18 @@ const REVIVE_WAIT: Duration = Duration::from_secs(60);
 pub async fn up(args: UpArgs) -> Result<()> {
     // Bad input first: nothing is started for an application that cannot run.
     let app = args.app.as_deref().map(app::read).transpose()?;
-    let s = config::resolve(&args.node, &args.scheduler, &args.runner, "./.coracle")?;
+    let s = config::Settings {
+        // This is a cluster of its own, whatever the file says for other roles.
+        join: None,
+        token: None,
+        ..config::resolve(&args.node, &args.scheduler, &args.runner, "./.coracle")?
+    };
     role::log(s.log.as_deref())?;
     role::free(s.ingress_addr, "--ingress-addr")?;
     role::free(s.runner_addr, "--runner-addr")?;
     let progress = Progress::new();
     progress.step("starting the control plane");
-    let scheduler = role::start_scheduler(&s).await?;
+    let scheduler = role::start_scheduler(&s, role::RAFT_ANY).await?;
     RunFile::clear(&s.data_dir);
     progress.step("starting the runner");
     let identity = scheduler
@@ -40,10 +45,11 @@ pub async fn up(args: UpArgs) -> Result<()> {
     let runner = coracle_runner::start(RunnerConfig {
         name: scheduler.name().to_string(),
         data_dir: s.data_dir.join("runner"),
-        api_url: scheduler.api_url().to_string(),
+        api_urls: vec![scheduler.api_url().to_string()],
         ca_pem: identity.ca,
         cert_pem: identity.certificate,
         key_pem: identity.key,
+        identity_dir: None,
         runner_addr: role::kept(s.runner_addr, scheduler.kept_port("runner")),
         ingress_addr: role::kept(s.ingress_addr, scheduler.kept_port("ingress")),
         advertise_ip: None,

@@ -10,14 +10,18 @@ pub struct RunnerConfig {
     pub name: String,
     /// Directory for images, compiled code, volumes and logs; made if it is missing.
     pub data_dir: PathBuf,
-    /// Base URL of the API server, `https://HOST:PORT`.
-    pub api_url: String,
+    /// Where the API is served, `https://HOST:PORT` each, the preferred one first; more are learnt from the cluster and
+    /// kept in `data_dir`.
+    pub api_urls: Vec<String>,
     /// The cluster's roots (PEM, one or more certificates).
     pub ca_pem: String,
     /// This node's certificate chain (PEM); CN `system:node:NAME`, O `system:nodes`.
     pub cert_pem: String,
     /// Its key (PEM).
     pub key_pem: String,
+    /// Directory whose `pki` holds the three above (see [`crate::join::save`]), for renewed ones; `None` if they are
+    /// issued anew at each start.
+    pub identity_dir: Option<PathBuf>,
     /// Where logs are asked for and peers send requests (TLS).
     pub runner_addr: SocketAddr,
     /// Where HTTP from outside is taken.
@@ -26,8 +30,8 @@ pub struct RunnerConfig {
     pub advertise_ip: Option<IpAddr>,
     /// Program and leading arguments that run the compile child.
     pub compiler: (PathBuf, Vec<String>),
-    /// `HOST:PORT` prefixes in image names that mean the embedded registry, besides `localhost:5000` and
-    /// `127.0.0.1:5000`.
+    /// `HOST:PORT` prefixes in image names that mean the embedded registry, besides `localhost:5000`,
+    /// `127.0.0.1:5000` and those the cluster tells of.
     pub registry_hosts: Vec<String>,
     /// Knobs.
     pub settings: Settings,
@@ -40,6 +44,8 @@ pub struct Settings {
     pub lease_duration_ms: u64,
     /// Time between heartbeats in milliseconds; a quarter of the duration survives two lost ones.
     pub lease_renew_ms: u64,
+    /// Time between two looks at the cluster's members and roots, in milliseconds; less if the certificate lives shorter.
+    pub refresh_ms: u64,
     /// First back-off of restarts and pulls, in milliseconds.
     pub backoff_base_ms: u64,
     /// Longest back-off, in milliseconds.
@@ -75,6 +81,7 @@ impl Default for Settings {
         Self {
             lease_duration_ms: 40_000,
             lease_renew_ms: 10_000,
+            refresh_ms: 30_000,
             backoff_base_ms: 10_000,
             backoff_max_ms: 300_000,
             host_paths: Vec::new(),

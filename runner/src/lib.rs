@@ -12,22 +12,29 @@
 mod api;
 mod config;
 mod configs;
+mod connect;
 mod drive;
+mod endpoints;
 mod events;
 mod feed;
 mod files;
 pub mod join;
 mod listener;
+mod live;
 mod logs;
 mod node;
 mod outbound;
 mod perform;
 mod pull;
+mod renew;
 mod replicas;
 mod start;
 mod tls;
 mod volumes;
 mod watch;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{RunnerConfig, Settings};
 pub use start::{Runner, StartError, start};

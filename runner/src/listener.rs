@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::live::Live;
 use crate::logs::{self, Logs};
 use crate::tls::Peer;
 
@@ -39,11 +40,10 @@ pub(crate) struct Context {
 /// Accepts until it is stopped; then lets requests in flight finish.
 pub(crate) async fn serve(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    live: Arc<Live>,
     context: Arc<Context>,
     stop: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
     let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     let open = TaskTracker::new();
     loop {
@@ -64,7 +64,9 @@ pub(crate) async fn serve(
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             continue;
         };
-        let (acceptor, context, stop) = (acceptor.clone(), context.clone(), stop.clone());
+        // The certificate and the roots of this moment.
+        let acceptor = TlsAcceptor::from(live.server());
+        let (context, stop) = (context.clone(), stop.clone());
         open.spawn(async move {
             let _permit = permit;
             connection(stream, from, acceptor, context, stop).await;

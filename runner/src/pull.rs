@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::api::Api;
+use crate::endpoints::Endpoints;
 use outside::Outside;
 use reference::{Place, Reference};
 use select::{Choice, choose};
@@ -41,7 +42,7 @@ pub(crate) struct Images {
     store: Store,
     embedded: Embedded,
     outside: Outside,
-    registry_hosts: Vec<String>,
+    endpoints: Arc<Endpoints>,
     permits: Semaphore,
     /// One puller per reference or digest at a time; the others wait and find it done.
     flights: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
@@ -49,18 +50,12 @@ pub(crate) struct Images {
 
 impl Images {
     /// Opens the store in a directory.
-    pub fn open(
-        dir: &Path,
-        bytes_max: u64,
-        api: Api,
-        mut registry_hosts: Vec<String>,
-    ) -> io::Result<Self> {
-        registry_hosts.extend(["localhost:5000", "127.0.0.1:5000"].map(String::from));
+    pub fn open(dir: &Path, bytes_max: u64, api: Api) -> io::Result<Self> {
         Ok(Self {
+            endpoints: api.endpoints().clone(),
             store: Store::open(dir, bytes_max)?,
             embedded: Embedded::new(api),
             outside: Outside::default(),
-            registry_hosts,
             permits: Semaphore::new(PULLS_MAX),
             flights: Mutex::default(),
         })
@@ -89,7 +84,7 @@ impl Images {
         policy: PullPolicy,
         known_digest: Option<&str>,
     ) -> Result<Image, PullError> {
-        let reference = Reference::parse(image, &self.registry_hosts).map_err(|why| {
+        let reference = Reference::parse(image, &self.endpoints.registries()).map_err(|why| {
             let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
             (
                 PullFailure::InvalidName,
@@ -310,4 +305,21 @@ fn disk(error: &io::Error) -> PullError {
             fix,
         ),
     )
+}
+
+/// Fetches a layer from the embedded registry, for tests of what happens on the way.
+#[cfg(test)]
+pub(crate) async fn test_blob(api: Api, dir: &Path, bytes: &[u8]) -> Vec<u8> {
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
+    let dir = tempfile::tempdir_in(dir).unwrap();
+    let store = Store::open(dir.path(), 1 << 30).unwrap();
+    let mut writer = store.writer(&digest, bytes.len() as u64).unwrap();
+    let reference = Reference::parse("demo:v1", &[]).unwrap();
+    let embedded = Embedded::new(api);
+    embedded
+        .blob(&reference, &digest, &mut writer)
+        .await
+        .unwrap();
+    writer.finish().unwrap();
+    std::fs::read(store.blob(&digest)).unwrap()
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coracle_agent::{Agent, AgentConfig};
+use coracle_api::Timestamp;
 use coracle_engine::{CompilerCommand, Engine, EngineConfig, EngineError};
 use coracle_proxy::{Config as ProxyConfig, PeerConfig, Proxy};
 use prometheus_client::registry::Registry;
@@ -16,15 +17,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::config::RunnerConfig;
+use crate::endpoints::Endpoints;
 use crate::events::Events;
+use crate::join::Identity;
 use crate::listener;
+use crate::live::Live;
 use crate::logs::{LogStore, Logs};
 use crate::node::{self, Facts};
 use crate::outbound::{Net, may_reach};
 use crate::perform::{Performer, Tools, WRITES_MAX};
 use crate::pull::Images;
+use crate::renew::Keeper;
 use crate::replicas::Replicas;
-use crate::tls::{BadTls, Material};
+use crate::tls::BadTls;
 use crate::volumes::Volumes;
 use crate::watch::{self, Target};
 use crate::{drive, feed};
@@ -55,6 +60,11 @@ pub enum StartError {
     /// The certificates do not fit.
     #[error("E_RUNNER_TLS: {0}; join the cluster again")]
     Tls(#[from] BadTls),
+    /// The certificate's time is over: no API server takes it.
+    #[error(
+        "E_RUNNER_CERT_EXPIRED: this node's certificate ended at {0}, while it was not running; join again with --join HOST:PORT and a new --token"
+    )]
+    Expired(Timestamp),
     /// The API server's address is not one.
     #[error("E_RUNNER_API: {0}; give the API server's URL as https://HOST:PORT")]
     Api(String),
@@ -152,8 +162,8 @@ impl Drop for Runner {
     }
 }
 
-/// Starts a runner: answers when the node is registered and routes are in force. A TLS provider must be installed in
-/// the process, and this must be called on a multi-threaded tokio runtime.
+/// Starts a runner: answers when the node is registered and routes are in force. This must be called on a
+/// multi-threaded tokio runtime.
 ///
 /// # Errors
 /// [`StartError`]; nothing is left running then.
@@ -167,23 +177,25 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
     ]
     .map(CancellationToken::drop_guard);
     let settings = config.settings.clone();
-    let material = Material::parse(&config.ca_pem, &config.cert_pem, &config.key_pem)?;
-    let (server_tls, client_tls) = (Arc::new(material.server()?), Arc::new(material.client()?));
-    let api = Api::new(&config).map_err(StartError::Api)?;
+    let live = identity(&config)?;
     let dir = |name: &str| made(&config.data_dir.join(name));
     let (volumes_dir, logs_dir, images_dir) = (dir("volumes")?, dir("logs")?, dir("images")?);
+    let endpoints = Endpoints::open(
+        &config.api_urls,
+        &config.registry_hosts,
+        &config.data_dir.join("endpoints.json"),
+    )
+    .map_err(StartError::Api)?;
+    let api = Api::new(endpoints, &live)?;
     let logs = Logs::start(LogStore::new(logs_dir), settings.log_file_bytes)
         .map_err(StartError::Thread)?;
-    let images = Images::open(
-        &images_dir,
-        settings.image_bytes_max,
-        api.clone(),
-        config.registry_hosts.clone(),
-    )
-    .map_err(|source| StartError::Data {
-        path: images_dir,
-        source,
-    })?;
+    let images =
+        Images::open(&images_dir, settings.image_bytes_max, api.clone()).map_err(|source| {
+            StartError::Data {
+                path: images_dir,
+                source,
+            }
+        })?;
 
     let (cpu_millis, memory_bytes) = node::capacity(&settings);
     let engine = engine(&config, memory_bytes)?;
@@ -208,7 +220,7 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         replicas: Replicas::new(results_to.clone()),
     });
     let mut proxy_config = ProxyConfig::new(config.ingress_addr, Arc::new(net.replicas.clone()));
-    proxy_config.peers = Some(PeerConfig::new(client_tls));
+    proxy_config.peers = Some(PeerConfig::new(Arc::new(live.client()?)));
     let private = settings.allow_private_egress;
     proxy_config.outside = Arc::new(move |ip| may_reach(ip, private));
     if let Some(cores) = settings.proxy_cores {
@@ -229,6 +241,14 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         labels: settings.labels.clone(),
     };
     register(&api, &facts).await?;
+    let keeper = Keeper {
+        api: api.clone(),
+        live: live.clone(),
+        name: config.name.clone(),
+        dir: config.identity_dir.clone(),
+        every: Duration::from_millis(settings.refresh_ms),
+    };
+    tokio::spawn(keeper.run(stop.background.clone()));
     tokio::spawn(node::keep_alive(
         api.clone(),
         facts.clone(),
@@ -256,7 +276,7 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
     });
     let listener = tokio::spawn(listener::serve(
         listener,
-        server_tls,
+        live.clone(),
         context,
         stop.listener.clone(),
     ));
@@ -316,6 +336,19 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         return Err(StartError::Register(why));
     }
     Ok(runner)
+}
+
+fn identity(config: &RunnerConfig) -> Result<Arc<Live>, StartError> {
+    let live = Live::new(Identity {
+        ca_pem: config.ca_pem.clone(),
+        cert_pem: config.cert_pem.clone(),
+        key_pem: config.key_pem.clone(),
+    })?;
+    let (_, end) = live.facts().valid;
+    if end <= Timestamp::now() {
+        return Err(StartError::Expired(end));
+    }
+    Ok(live)
 }
 
 fn made(path: &Path) -> Result<PathBuf, StartError> {

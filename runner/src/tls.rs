@@ -1,11 +1,10 @@
-//! Certificates in and out: parsing, both sides of mutual TLS, and who the other side is.
+//! Certificates in and out: parsing, and who the other side is.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// Group of runners.
 pub(crate) const NODES: &str = "system:nodes";
@@ -22,59 +21,16 @@ pub struct BadTls {
     why: String,
 }
 
-fn bad(what: &'static str) -> impl Fn(String) -> BadTls {
+pub(crate) fn bad(what: &'static str) -> impl Fn(String) -> BadTls {
     move |why| BadTls { what, why }
 }
 
-/// The pieces of TLS, parsed.
-pub(crate) struct Material {
-    pub roots: Vec<CertificateDer<'static>>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-}
-
-impl Material {
-    pub fn parse(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, BadTls> {
-        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
-        Ok(Self {
-            roots: certificates(ca_pem).map_err(bad("the cluster's certificate authority"))?,
-            chain: certificates(cert_pem).map_err(bad("this node's certificate"))?,
-            key: key.map_err(|e| bad("this node's key")(e.to_string()))?,
-        })
-    }
-
-    fn store(&self) -> Result<RootCertStore, BadTls> {
-        let mut store = RootCertStore::empty();
-        for root in &self.roots {
-            store
-                .add(root.clone())
-                .map_err(|e| bad("the cluster's certificate authority")(e.to_string()))?;
-        }
-        Ok(store)
-    }
-
-    /// Our side when we connect.
-    pub fn client(&self) -> Result<ClientConfig, BadTls> {
-        ClientConfig::builder()
-            .with_root_certificates(self.store()?)
-            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(|e| bad("this node's certificate")(e.to_string()))
-    }
-
-    /// Our side when others connect. A client without a certificate is let in and told apart later.
-    pub fn server(&self) -> Result<ServerConfig, BadTls> {
-        let verifier = WebPkiClientVerifier::builder(Arc::new(self.store()?))
-            .allow_unauthenticated()
-            .build();
-        let verifier =
-            verifier.map_err(|e| bad("the cluster's certificate authority")(e.to_string()))?;
-        let mut config = ServerConfig::builder()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(|e| bad("this node's certificate")(e.to_string()))?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
-    }
+/// The only cryptography in the product; named here, so that no process default is needed.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER
+        .get_or_init(|| Arc::new(rustls::crypto::ring::default_provider()))
+        .clone()
 }
 
 /// The certificates of a PEM text; at least one.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::BytesMut;
 use coracle_api::{Key, meta};
 use http_body_util::BodyExt;
-use kube::client::Body;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -172,13 +171,17 @@ async fn watch(
     let query = format!(
         "watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={from}"
     );
-    let mut body: Body = api
-        .stream(&target.url(&query), "application/json")
-        .await?
-        .into_body();
+    let mut moved = api.moved();
+    let mut stream = api.stream(&target.url(&query), "application/json").await?;
     let mut buffer = BytesMut::new();
     loop {
-        let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
+        let next = tokio::time::timeout(SILENCE, stream.body.frame());
+        let next = tokio::select! {
+            next = next => next,
+            // The member this comes from has lost its quorum: it would be silent for ever. From the same revision, then.
+            Ok(()) = moved.changed() => return Ok(Stop::Again),
+        };
+        let frame = match next {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(e))) => {
                 return Err(Failure::Transport(format!("the watch broke off: {e}")));

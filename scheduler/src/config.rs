@@ -7,6 +7,10 @@ use std::sync::Arc;
 use coracle_raft::{Fatal, Limits};
 use jiff::Timestamp;
 
+use crate::backup::Schedule;
+use crate::leases::LeaseDurability;
+use crate::pki::Lives;
+
 /// What a scheduler is started with. [`SchedulerConfig::new`] has the defaults of DESIGN section 7.
 #[derive(Clone)]
 pub struct SchedulerConfig {
@@ -20,12 +24,25 @@ pub struct SchedulerConfig {
     pub registry_addr: Option<SocketAddr>,
     /// Allows `registry_addr` on an address that others can reach. There is no authentication there.
     pub insecure_registry: bool,
-    /// Host name or IP that others reach the API at; `None`: the listening address (127.0.0.1 for a wildcard).
+    /// Where other members reach this one's log. Port 0 takes a free one and keeps it.
+    pub raft_addr: SocketAddr,
+    /// Host name or IP that others reach the API and the log at; `None`: the listening addresses. Needed if `raft_addr`
+    /// is a wildcard. (The API on a wildcard alone is then announced as 127.0.0.1.)
     pub advertise: Option<String>,
+    /// API address of a cluster, `HOST:PORT`, that an empty directory joins; `None`: it begins a cluster.
+    pub join: Option<String>,
+    /// The token that lets an empty directory in.
+    pub token: Option<String>,
     /// Addresses shown in the status of Ingresses.
     pub ingress_addresses: Vec<String>,
     /// How long a node counts as alive after its Lease was renewed, in ms, where the Lease does not say.
     pub node_lease_ms: i64,
+    /// How durable a node's heartbeat is when it is answered.
+    pub lease_durability: LeaseDurability,
+    /// How often this member saves a backup of its own, and how many it keeps.
+    pub backups: Schedule,
+    /// How long certificates live.
+    pub lives: Lives,
     /// Product version for `/version`.
     pub version: String,
     /// The clock for everything stored.
@@ -37,7 +54,7 @@ pub struct SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// Defaults: loopback, API 6443, registry 5000, system clock, abort on fatal errors.
+    /// Defaults: loopback, API 6443, registry 5000, raft 2380, system clock, abort on fatal errors.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
@@ -45,9 +62,15 @@ impl SchedulerConfig {
             api_addr: (Ipv4Addr::LOCALHOST, 6443).into(),
             registry_addr: Some((Ipv4Addr::LOCALHOST, 5000).into()),
             insecure_registry: false,
+            raft_addr: (Ipv4Addr::LOCALHOST, 2380).into(),
             advertise: None,
+            join: None,
+            token: None,
             ingress_addresses: Vec::new(),
             node_lease_ms: coracle_plan::Settings::default().node_lease_ms,
+            lease_durability: LeaseDurability::default(),
+            backups: Schedule::default(),
+            lives: Lives::default(),
             version: env!("CARGO_PKG_VERSION").into(),
             clock: Arc::new(Timestamp::now),
             limits: Limits::default(),

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::acks::Acks;
 use crate::error::StartError;
+use crate::pki::Ca;
 
 /// Everything is looked at again this often, so that a wake-up that plan forgot costs a minute at most.
 const RESYNC_EVERY: Duration = Duration::from_secs(60);
@@ -47,6 +48,8 @@ pub(crate) struct Control {
     pub acks: Arc<Acks>,
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     pub settings: Settings,
+    /// The roots that pods are told of; they rotate.
+    pub ca: Arc<Ca>,
     /// Port of the API, for the Service `kubernetes`.
     pub api_port: u16,
     pub phase: watch::Sender<Phase>,
@@ -102,7 +105,10 @@ impl Control {
         let mut pause = Pause::default();
         self.settled(&mut pause).await;
         let mut ids = Ids::new(rand::random());
-        self.bootstrap(&mut ids, &mut pause).await;
+        let mut roots = self.ca.changes();
+        let mut settings = self.settings.clone();
+        settings.ca_pem = self.ca.bundle();
+        self.bootstrap(&mut ids, &settings, &mut pause).await;
         self.phase.send_replace(Phase::Running);
         let (mut queue, mut volatile) = (Queue::default(), Volatile::default());
         let mut resync = Instant::now() + RESYNC_EVERY;
@@ -117,7 +123,10 @@ impl Control {
                 queue.add(tasks_after_ack(&view));
             }
             queue.note(&view);
-            if Instant::now() >= resync {
+            let bundle = self.ca.bundle();
+            let rotated = settings.ca_pem != bundle;
+            settings.ca_pem = bundle;
+            if rotated || Instant::now() >= resync {
                 queue.resync(&view);
                 resync = Instant::now() + RESYNC_EVERY;
             }
@@ -125,7 +134,7 @@ impl Control {
                 view: &view,
                 volatile: &volatile,
                 now,
-                settings: &self.settings,
+                settings: &settings,
             };
             let mut unanswered = None;
             for proposal in queue.plan(&input, &mut ids) {
@@ -157,15 +166,21 @@ impl Control {
                         std::mem::replace(p, Phase::Running) != Phase::Running
                     });
                     if !queue.busy() {
-                        self.wait(&queue, view.revision, resync).await;
+                        self.wait(&queue, view.revision, resync, &mut roots).await;
                     }
                 }
             }
         }
     }
 
-    /// Waits for a change, a report, a timer or the resync.
-    async fn wait(&self, queue: &Queue, revision: u64, resync: Instant) {
+    /// Waits for a change, a report, other roots, a timer or the resync.
+    async fn wait(
+        &self,
+        queue: &Queue,
+        revision: u64,
+        resync: Instant,
+        roots: &mut watch::Receiver<u64>,
+    ) {
         let wake = queue.next_wake().map_or(resync, |at| {
             let left =
                 Duration::try_from(at.duration_since((self.clock)())).unwrap_or(Duration::ZERO);
@@ -174,19 +189,21 @@ impl Control {
         tokio::select! {
             _ = self.replica.newer_than(revision) => {}
             () = self.acks.arrived() => {}
+            // The CA lives as long as this loop.
+            _ = roots.changed() => {}
             () = tokio::time::sleep_until(wake) => {}
         }
     }
 
     /// The objects every cluster has.
-    async fn bootstrap(&self, ids: &mut Ids, pause: &mut Pause) {
+    async fn bootstrap(&self, ids: &mut Ids, settings: &Settings, pause: &mut Pause) {
         loop {
             let view = self.replica.view();
             let commands = coracle_plan::bootstrap(
                 &view,
                 (self.clock)(),
                 ids,
-                &self.settings.ca_pem,
+                &settings.ca_pem,
                 self.api_port,
             );
             if commands.is_empty() {

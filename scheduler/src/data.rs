@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use coracle_raft::{durable, node_id_text, parse_node_id, version};
+use coracle_raft::{Member, durable, node_id_text, parse_node_id, version};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
@@ -36,6 +36,25 @@ impl Identity {
     }
 }
 
+/// File of [`Places`].
+const PLACES: &str = "members.json";
+
+/// Where members are, kept for a start at other addresses: the others must hear of them before they can send anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Places {
+    /// This member as the others know it.
+    pub me: Member,
+    /// APIs of the others, `HOST:PORT`.
+    pub others: Vec<String>,
+}
+
+impl Places {
+    /// Keeps them in a data directory.
+    pub fn save(&self, data: &Path) -> Result<(), StartError> {
+        save(&data.join(PLACES), self)
+    }
+}
+
 /// An opened data directory. The lock is held until it is dropped.
 #[derive(Debug)]
 pub struct DataDir {
@@ -49,6 +68,7 @@ impl DataDir {
     pub fn open(path: &Path, name: Option<&str>) -> Result<Self, StartError> {
         durable::create_dir(path).map_err(|e| StartError::io(path, e))?;
         let lock = lock(path)?;
+        crate::backup::settle(path)?;
         version::check(path)?;
         let identity = identity(path, name)?;
         Ok(Self {
@@ -83,6 +103,45 @@ impl DataDir {
         }
         self.identity.cluster = cluster.into();
         save(&path, &self.identity)
+    }
+
+    /// Takes the id and the cluster that a join answered. Files of an unfinished join are written before this: from here
+    /// on the directory belongs to the cluster.
+    pub fn adopt(&mut self, cluster: &str, id: &str) -> Result<(), StartError> {
+        self.identity.cluster = cluster.into();
+        self.identity.id = id.into();
+        save(&self.path.join("identity"), &self.identity)
+    }
+
+    /// Whether there is a log (or a snapshot of one), of however little.
+    pub fn has_log(&self) -> bool {
+        fs::read_dir(self.path.join("raft")).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// The API addresses through which this member asks to be let in, if it was not let in yet.
+    pub fn joining(&self) -> Option<Vec<String>> {
+        let bytes = fs::read(self.path.join("joining")).ok()?;
+        // Without an identity in the cluster the join never came to its end.
+        serde_json::from_slice(&bytes)
+            .ok()
+            .filter(|_| !self.identity.cluster.is_empty())
+    }
+
+    /// Notes through which API addresses this member asks to be let in; `None`: it is in.
+    pub fn set_joining(&self, through: Option<&[String]>) -> Result<(), StartError> {
+        let path = self.path.join("joining");
+        match through {
+            Some(through) => save(&path, &through),
+            None => match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StartError::io(&path, e)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Where this member and the others were, as it last knew; losing the file costs an announcement.
+    pub fn places(&self) -> Option<Places> {
+        serde_json::from_slice(&fs::read(self.path.join(PLACES)).ok()?).ok()
     }
 
     /// `DATA/pki`, made with mode 0700.
@@ -152,6 +211,11 @@ fn save(path: &Path, value: &impl Serialize) -> Result<(), StartError> {
     })?;
     bytes.push(b'\n');
     durable::write(path, &bytes, 0o644).map_err(|e| StartError::io(path, e))
+}
+
+/// An error if a process uses this directory.
+pub(crate) fn check_lock(data: &Path) -> Result<(), StartError> {
+    lock(data).map(drop)
 }
 
 fn lock(data: &Path) -> Result<File, StartError> {

@@ -65,6 +65,27 @@ pub enum StartError {
         /// The address.
         addr: SocketAddr,
     },
+    /// Others could not be told where this member is.
+    #[error(
+        "E_ADVERTISE: {flag} {addr} is no address that others can connect to; say which host name or IP they reach this machine at with --advertise HOST"
+    )]
+    Advertise {
+        /// The wildcard address.
+        addr: SocketAddr,
+        /// The flag that chose it.
+        flag: &'static str,
+    },
+    /// The host of `--advertise` is none.
+    #[error(
+        "E_ADVERTISE: --advertise {host:?} is no host name or IP address; give it without a port"
+    )]
+    AdvertiseHost {
+        /// What was given.
+        host: String,
+    },
+    /// Entering a cluster failed; the text is `CODE: sentence; fix`.
+    #[error("{0}")]
+    Join(String),
     /// Certificates.
     #[error("E_PKI: {0}")]
     Pki(String),
@@ -78,6 +99,9 @@ pub enum StartError {
         /// What is wrong.
         why: String,
     },
+    /// A restore that did not finish; the text is `CODE: sentence; fix`.
+    #[error("{0}")]
+    Backup(String),
     /// The registry's directory.
     #[error("{0}")]
     Registry(String),

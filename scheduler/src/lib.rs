@@ -8,29 +8,45 @@
 //! caller's runtime for TLS, HTTP and JSON.
 
 mod acks;
+mod admission;
+mod ask;
+pub mod backup;
 mod config;
 mod control;
 mod data;
+mod desk;
+mod enter;
 mod error;
 mod join;
+mod leases;
 mod listeners;
+mod members;
 mod meta;
 mod pki;
+mod ports;
 mod registry;
 mod renew;
+mod report;
+mod rotate;
 mod runners;
 mod scheduler;
 mod start;
 mod tokens;
+mod vigil;
 
+pub use backup::Schedule;
 pub use config::SchedulerConfig;
 pub use coracle_raft::{Fatal, Limits};
 pub use data::{DataDir, Identity};
 pub use error::StartError;
-pub use pki::{NodeIdentity, kubeconfig};
+pub use leases::LeaseDurability;
+pub use pki::{Lives, NodeIdentity, kubeconfig};
 pub use scheduler::Scheduler;
 pub use start::start;
 pub use tokens::Role;
+
+/// Target of the log lines that are for operators: who leads, who joins, what is missing. Shown by default.
+pub(crate) const LOG: &str = "coracle::members";
 
 #[cfg(test)]
 mod tests;

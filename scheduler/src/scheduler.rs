@@ -14,8 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::data::DataDir;
 use crate::error::StartError;
+use crate::members::heir;
 use crate::pki::{Ca, NodeIdentity, Profile};
 use crate::tokens::{Role, TokenStore};
+
+/// Patience with a hand-over at the stop: it takes less than a tenth of a second where there is somebody to take over.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running scheduler member.
 pub struct Scheduler {
@@ -34,6 +38,8 @@ pub struct Scheduler {
     pub(crate) tasks: TaskTracker,
     pub(crate) control: Mutex<Option<JoinHandle<()>>>,
     pub(crate) data: Mutex<Option<DataDir>>,
+    #[cfg(test)]
+    pub(crate) acks: Arc<crate::acks::Acks>,
 }
 
 /// Waits for the control thread to end.
@@ -136,8 +142,29 @@ impl Scheduler {
         &self.replica
     }
 
-    /// Stops planning, then the listeners (requests under way finish, watches close), then raft; releases the directory.
+    /// Gives leadership away, first of all: while clients are still being answered here, another member takes their
+    /// writes already. Bounded, since the whole cluster may be stopping at once.
+    async fn hand_over(&self) {
+        let Some(heir) = heir(&self.replica.members()).filter(|_| self.replica.is_leader()) else {
+            return;
+        };
+        let mut leadership = self.replica.leader_changes();
+        tokio::select! {
+            handed = self.replica.transfer(Some(heir)) => match handed {
+                Ok(()) => tracing::info!(target: crate::LOG, "leadership was handed over"),
+                // Raft tries once more when it stops, and says it.
+                Err(error) => tracing::debug!(%error, "leadership was not handed over yet"),
+            },
+            // Handed over as well, or there is nobody to hand it to.
+            _ = leadership.wait_for(|l| !l.is_leader) => {}
+            () = tokio::time::sleep(HAND_OVER_PATIENCE) => {}
+        }
+    }
+
+    /// Hands leadership over, stops planning, then the listeners (requests under way finish, watches close), then raft;
+    /// releases the directory.
     pub async fn shutdown(&self) {
+        self.hand_over().await;
         self.stop_control.cancel();
         let control = self
             .control

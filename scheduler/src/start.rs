@@ -1,35 +1,50 @@
-//! The order in which a member starts: directory, ports, log, trust, registry, control loop, listeners.
+//! The order in which a member starts: directory, ports, trust, log, its place in the cluster, registry, control loop,
+//! listeners.
+//!
+//! A directory that belongs to no cluster either begins one (its log starts with one voter, then the CA is made) or
+//! enters one (`enter`: a certificate first, then the log, empty, to which the leader sends everything). Any other
+//! directory goes on where it was: its certificate lets its transport speak before the log is read.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use coracle_api::Key;
 use coracle_plan::Settings;
 use coracle_plan::bootstrap::API_CLUSTER_IP;
-use coracle_raft::{Config as RaftConfig, Member, Replica, node_id_text};
+use coracle_raft::net::TcpTransport;
+use coracle_raft::{Begin, Config as RaftConfig, Member, Replica};
 use coracle_server::service_alloc::Range;
 use coracle_server::{Context, ContextConfig};
 use coracle_state::{Propose, ProposeError, Views};
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::acks::Acks;
+use crate::acks::{self, Acks};
+use crate::backup::{self, Keeper, Keeping};
 use crate::config::SchedulerConfig;
 use crate::control::{Control, Phase};
 use crate::data::DataDir;
+use crate::desk::Topics;
+use crate::enter::{self, Newcomer};
 use crate::error::StartError;
 use crate::join::Joining;
-use crate::pki::{Ca, Resolver, client_config, server_config};
-use crate::renew::Renewal;
+use crate::leases::{self, LeaseDurability, Leases};
+use crate::members::Members;
+use crate::pki::{Ca, Clients, Resolver, client_config, load_identity, raft_trust, server_config};
+use crate::ports::{self, Ports, authority};
+use crate::renew::{Renewal, Shown};
+use crate::rotate::Certifier;
 use crate::scheduler::{Scheduler, join};
 use crate::tokens::TokenStore;
-use crate::{listeners, registry, runners};
+use crate::vigil::Vigil;
+use crate::{admission, listeners, registry, report, runners};
 
-/// Names the API is reached by inside every cluster.
-const API_NAMES: [&str; 8] = [
+/// Names the API is reached by inside every cluster; the members' transport asks for `kubernetes`.
+pub(crate) const API_NAMES: [&str; 8] = [
     "localhost",
     "127.0.0.1",
     "::1",
@@ -39,48 +54,71 @@ const API_NAMES: [&str; 8] = [
     "kubernetes.default.svc.cluster.local",
     API_CLUSTER_IP,
 ];
+/// Between two looks at whether this member can serve.
+const LOOK: Duration = Duration::from_millis(20);
 
-/// Starts a member and answers when its API serves the cluster.
+/// Starts a member and answers when it serves the cluster. Without a quorum that is when there is one; until then its log
+/// says who is missing.
 pub async fn start(config: SchedulerConfig) -> Result<Scheduler, StartError> {
-    if let Some(addr) = config.registry_addr
-        && !addr.ip().is_loopback()
-        && !config.insecure_registry
-    {
-        return Err(StartError::RegistryOpen { addr });
-    }
+    ports::check(&config)?;
     let (path, name) = (config.data_dir.clone(), config.name.clone());
-    let data = tokio::task::spawn_blocking(move || DataDir::open(&path, name.as_deref()))
+    let mut data = tokio::task::spawn_blocking(move || DataDir::open(&path, name.as_deref()))
         .await
         .map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
-    // Ports first: the mistake that is made most often is found before anything is written.
-    let api = data.listen("api", "--api-addr", config.api_addr).await?;
-    let plain = match config.registry_addr {
-        Some(addr) => Some(data.listen("registry", "--registry-addr", addr).await?),
-        None => None,
-    };
-    let api_addr = api
-        .local_addr()
-        .map_err(|e| StartError::io(data.path(), e))?;
+    backup::complete(data.path())?;
+    let ports = Ports::take(&data, &config).await?;
+    let entering = enter(&config, &mut data, &ports.me).await?;
+    let pki = data.pki()?;
     let identity = data.identity().clone();
-    let api_url = url("https", api_addr, config.advertise.as_deref());
-    let mut raft = RaftConfig::new(data.path(), identity.node_id().unwrap_or_default());
-    raft.member = Member {
-        name: identity.name,
-        raft: String::new(),
-        api: api_url.clone(),
+    let id = identity.node_id().unwrap_or_default();
+    let transport = TcpTransport::new(id);
+    let own = match identity.cluster.as_str() {
+        "" => None,
+        _ => load_identity(&pki)?,
     };
+    if let Some(own) = &own {
+        transport.set_trust(raft_trust(&identity.cluster, own)?);
+    }
+    let moved = data
+        .places()
+        .filter(|p| p.me != ports.me && !p.others.is_empty());
+    let topics = Arc::new(Topics::default());
+    let mut raft = RaftConfig::new(data.path(), id);
+    raft.member = ports.me.clone();
     raft.clock = config.clock.clone();
     raft.limits = config.limits.clone();
     raft.fatal = config.fatal.clone();
-    let replica = Arc::new(Replica::start(raft).await?);
+    // A directory of a cluster never begins one of its own, whatever became of its log.
+    raft.begin = match identity.cluster.as_str() {
+        "" => Begin::Alone,
+        _ => Begin::Join,
+    };
+    let listener = ports.raft.into_std();
+    raft.listener = Some(Arc::new(
+        listener.map_err(|e| StartError::io(data.path(), e))?,
+    ));
+    raft.transport = transport.clone();
+    raft.desk = Some(topics.clone());
+    let replica = match (moved, own) {
+        (Some(places), Some(own)) => tokio::select! {
+            started = Replica::start(raft) => started?,
+            never = admission::announce(&identity.id, &ports.me, &own, &places.others) => match never {},
+        },
+        _ => Replica::start(raft).await?,
+    };
+    let replica = Arc::new(replica);
     let started = Starting {
         config,
         data,
+        pki,
         replica: replica.clone(),
-        api_addr,
-        api_url,
+        transport,
+        topics,
+        entering,
+        api_addr: ports.api_addr,
+        me: ports.me,
     }
-    .wire(api, plain)
+    .wire(ports.api, ports.registry)
     .await;
     if started.is_err() {
         replica.shutdown().await;
@@ -88,46 +126,149 @@ pub async fn start(config: SchedulerConfig) -> Result<Scheduler, StartError> {
     started
 }
 
+/// Enters a cluster if the directory is in none and `--join` says which. Answers through which APIs this member still
+/// has to ask to be let in.
+async fn enter(
+    config: &SchedulerConfig,
+    data: &mut DataDir,
+    me: &Member,
+) -> Result<Option<Vec<String>>, StartError> {
+    if !data.identity().cluster.is_empty() {
+        if config.join.is_some() {
+            enter::check_given_again(data, config.token.as_deref())?;
+        }
+        let entering = data.joining();
+        if entering.is_none() && !data.has_log() {
+            return Err(StartError::Join(format!(
+                "E_DATA_LOG_GONE: {} belongs to cluster {} but its log is gone; restore it from a backup, or (with other members alive) delete the directory and start with --join and a new token",
+                data.path().display(),
+                data.identity().cluster
+            )));
+        }
+        return Ok(entering);
+    }
+    let Some(target) = &config.join else {
+        return Ok(None);
+    };
+    if data.has_log() {
+        return Err(StartError::Join(format!(
+            "E_JOIN_NOT_EMPTY: {} has the log of a cluster of its own; name an empty directory with --data-dir",
+            data.path().display()
+        )));
+    }
+    let Some(token) = &config.token else {
+        return Err(StartError::Join(
+            "E_JOIN_TOKEN: a first join needs --token; make one with `coracle token create --role scheduler`".into(),
+        ));
+    };
+    let newcomer = Newcomer {
+        raft: &me.raft,
+        api: &me.api,
+        clock: &config.clock,
+    };
+    enter::enter(data, target, token, &newcomer).await?;
+    Ok(data.joining())
+}
+
 /// A member whose log is open and whose ports are taken.
 struct Starting {
     config: SchedulerConfig,
     data: DataDir,
+    pki: PathBuf,
     replica: Arc<Replica>,
+    transport: Arc<TcpTransport>,
+    topics: Arc<Topics>,
+    entering: Option<Vec<String>>,
     api_addr: SocketAddr,
-    api_url: String,
+    me: Member,
 }
 
 impl Starting {
+    /// The CA: made at the first start, else waited for, since it comes with the log.
+    async fn ca(&mut self) -> Result<Ca, StartError> {
+        let now = (self.config.clock)();
+        let lives = self.config.lives;
+        let replica = self.replica.as_ref();
+        if self.data.identity().cluster.is_empty() {
+            return Ca::load_or_create(replica, replica, &self.pki, lives, now).await;
+        }
+        if let Some(through) = self.entering.take() {
+            let own = load_identity(&self.pki)?.ok_or_else(|| {
+                StartError::Pki(
+                    "this member's certificate is gone; delete the directory and join again".into(),
+                )
+            })?;
+            admission::ask_in(replica, &self.me, &own, &through).await?;
+            admission::arrive(replica).await;
+            self.data.set_joining(None)?;
+        } else {
+            admission::arrive(replica).await;
+        }
+        Ca::load(&replica.view(), &self.pki, lives)
+    }
+
     async fn wire(
-        mut self,
+        self,
         api: TcpListener,
         plain: Option<TcpListener>,
     ) -> Result<Scheduler, StartError> {
-        let clock = self.config.clock.clone();
-        let issued = clock();
-        let pki = self.data.pki()?;
-        let ca = Arc::new(
-            Ca::load_or_create(self.replica.as_ref(), self.replica.as_ref(), &pki, issued).await?,
+        let running = Running::default();
+        let vigil = Vigil {
+            replica: self.replica.clone(),
+            transport: self.transport.clone(),
+            me: self.me.clone(),
+            data: self.data.path().into(),
+            stop: running.stop.clone(),
+        };
+        running.tasks.spawn(vigil.run());
+        // Whatever was begun ends if this does, be it by an error or because nobody waits any more.
+        let guards = (
+            running.stop.clone().drop_guard(),
+            running.stop_control.clone().drop_guard(),
         );
+        let scheduler = self.wire_all(running, api, plain).await?;
+        guards.0.disarm();
+        guards.1.disarm();
+        Ok(scheduler)
+    }
+
+    async fn wire_all(
+        mut self,
+        running: Running,
+        api: TcpListener,
+        plain: Option<TcpListener>,
+    ) -> Result<Scheduler, StartError> {
+        let Running {
+            stop,
+            stop_control,
+            tasks,
+        } = running;
+        let clock = self.config.clock.clone();
+        let ca = Arc::new(self.ca().await?);
         self.data.join_cluster(ca.cluster())?;
+        let issued = clock();
         let (name, id) = (
             self.data.identity().name.clone(),
             self.data.identity().id.clone(),
         );
         let kubeconfig = self.data.path().join("kubeconfig");
-        let renewal = Renewal {
+        let mut renewal = Renewal {
             ca: ca.clone(),
             name: name.clone(),
             id: id.clone(),
             hosts: self.hosts(),
-            pki,
+            pki: self.pki.clone(),
             kubeconfig: kubeconfig.clone(),
-            api_url: self.api_url.clone(),
+            api_url: self.me.api.clone(),
+            registry: Vec::new(),
         };
         let member = renewal.member(issued)?;
         renewal.admin(issued)?;
+        self.transport.set_trust(raft_trust(ca.cluster(), &member)?);
         let resolver = Resolver::new(&member)?;
-        let runners = runners::client(client_config(ca.root_store()?, &member)?);
+        let clients = Clients::new(&ca.bundle())?;
+        let runners = runners::client(client_config(&ca.bundle(), &member)?);
+        let certifier = Certifier::new(ca.clone(), self.replica.clone(), clock.clone());
 
         let (propose, views): (Arc<dyn Propose>, Arc<dyn Views>) =
             (self.replica.clone(), self.replica.clone());
@@ -138,17 +279,24 @@ impl Starting {
             clock.clone(),
         )
         .await?;
-        let tokens = Arc::new(TokenStore::new(propose, views, clock.clone(), ca.hash()));
+        let tokens = Arc::new(TokenStore::new(propose, views, clock.clone(), ca.clone()));
         let acks = Arc::new(Acks::default());
+        acks.open(&self.topics);
+        let leases = self.leases();
+        leases.open(&self.topics);
         let (phase, phases) = watch::channel(Phase::Starting);
-        let context = self.context(&ca, &tokens, &acks, runners.clone(), phases.clone());
-        let tls = server_config(ca.root_store()?, resolver.clone())?;
+        let keeper = self.keeper(&ca);
+        let outside = Outside {
+            certifier: certifier.clone(),
+            tokens: tokens.clone(),
+            acks: acks.clone(),
+            leases: leases.clone(),
+            keeper: keeper.clone(),
+            runners: runners.clone(),
+        };
+        let context = self.context(&ca, outside, phases.clone());
+        let tls = server_config(clients.clone(), resolver.clone())?;
 
-        let (stop, stop_control, tasks) = (
-            CancellationToken::new(),
-            CancellationToken::new(),
-            TaskTracker::new(),
-        );
         let settings = Settings {
             node_lease_ms: self.config.node_lease_ms,
             ingress_addresses: self.config.ingress_addresses.clone(),
@@ -157,15 +305,16 @@ impl Starting {
         };
         let control = Control {
             replica: self.replica.clone(),
-            acks,
+            acks: acks.clone(),
             clock: clock.clone(),
             settings,
+            ca: ca.clone(),
             api_port: self.api_addr.port(),
             phase,
             stop: stop_control.clone(),
         };
         let control = control.spawn()?;
-        if let Err(e) = furnished(&self.replica, phases).await {
+        if let Err(e) = furnished(&self.replica, phases.clone()).await {
             stop_control.cancel();
             join(control).await;
             return Err(e);
@@ -184,29 +333,43 @@ impl Starting {
             let addr = listener
                 .local_addr()
                 .map_err(|e| StartError::io(self.data.path(), e))?;
-            registry_url = Some(url(
-                "http",
-                addr,
-                self.config
-                    .advertise
-                    .as_deref()
-                    .filter(|_| !addr.ip().is_loopback()),
-            ));
+            let advertise = self.config.advertise.as_deref();
+            let outside = advertise.filter(|_| !addr.ip().is_loopback());
+            let host = authority(addr, outside);
+            // On its own machine it goes by two names.
+            if addr.ip().is_loopback() {
+                renewal.registry.push(format!("localhost:{}", addr.port()));
+            }
+            registry_url = Some(format!("http://{host}"));
+            renewal.registry.push(host);
             tasks.spawn(listeners::plain(
                 listener,
                 coracle_registry::router(registry.clone()),
                 stop.clone(),
             ));
         }
+        tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(registry::collect(registry, clock.clone(), stop.clone()));
-        tasks.spawn(renewal.run(issued, clock.clone(), resolver, runners, stop.clone()));
+        let shown = Shown {
+            resolver,
+            clients,
+            runners,
+            transport: Some(self.transport.clone()),
+        };
+        let renewing = renewal.run(member, issued, shown, certifier.clone(), stop.clone());
+        tasks.spawn(renewing);
+        tasks.spawn(certifier.run(stop.clone()));
+        let forwarding = acks::forward(acks.clone(), self.replica.clone(), stop.clone());
+        tasks.spawn(forwarding);
+        tasks.spawn(leases.run(stop.clone()));
         tasks.close();
-        tracing::info!(name, id, api = self.api_url, "the scheduler serves");
+        settled(&self.replica, &phases).await;
+        tracing::info!(name, id, api = self.me.api, "the scheduler serves");
         Ok(Scheduler {
             name,
             id,
             api_addr: self.api_addr,
-            api_url: self.api_url,
+            api_url: self.me.api,
             registry_url,
             kubeconfig,
             ca,
@@ -218,6 +381,8 @@ impl Starting {
             tasks,
             control: Mutex::new(Some(control)),
             data: Mutex::new(Some(self.data)),
+            #[cfg(test)]
+            acks,
         })
     }
 
@@ -227,7 +392,8 @@ impl Starting {
         if !self.api_addr.ip().is_unspecified() {
             hosts.push(self.api_addr.ip().to_string());
         }
-        hosts.extend(self.config.advertise.clone());
+        let advertised = self.config.advertise.iter();
+        hosts.extend(advertised.map(|h| h.trim_matches(['[', ']']).to_string()));
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
             .unwrap_or_default()
             .trim()
@@ -239,28 +405,62 @@ impl Starting {
         hosts
     }
 
+    /// Saves this member's backups.
+    fn keeper(&self, ca: &Ca) -> Arc<Keeper> {
+        Keeper::new(Keeping {
+            replica: self.replica.clone(),
+            data_dir: self.data.path(),
+            cluster: ca.cluster(),
+            member: &self.data.identity().name,
+            version: &self.config.version,
+            clock: self.config.clock.clone(),
+            schedule: self.config.backups,
+            keep_free_bytes: self.config.limits.keep_free_bytes,
+        })
+    }
+
+    /// Hands this member's heartbeats on to whoever leads.
+    fn leases(&self) -> Arc<Leases> {
+        let replica = self.replica.clone();
+        let ask: leases::Ask = Arc::new(move |topic, body| {
+            let replica = replica.clone();
+            Box::pin(async move { replica.ask_leader(topic, body).await })
+        });
+        Leases::new(ask, self.replica.clone(), self.replica.clone())
+    }
+
     fn context(
         &self,
         ca: &Arc<Ca>,
-        tokens: &Arc<TokenStore>,
-        acks: &Arc<Acks>,
-        runners: Arc<runners::RunnerClient>,
+        outside: Outside,
         phases: watch::Receiver<Phase>,
     ) -> Arc<Context> {
-        let (clock, acks) = (self.config.clock.clone(), acks.clone());
+        let Outside {
+            certifier,
+            tokens,
+            acks,
+            leases,
+            keeper,
+            runners,
+        } = outside;
+        let clock = self.config.clock.clone();
+        let members = Members::new(self.replica.clone());
         let joining = Joining {
             tokens: tokens.clone(),
             ca: ca.clone(),
             views: self.replica.clone(),
             clock: clock.clone(),
+            members: members.clone(),
+            pki: self.pki.clone(),
         };
-        let bundle = ca.bundle();
+        let roots = ca.clone();
         let reported = (
             self.replica.clone(),
             self.data.identity().name.clone(),
             ca.cluster().to_string(),
         );
         let replica = self.replica.clone();
+        let backups = keeper.clone();
         Context::new(ContextConfig {
             propose: self.replica.clone(),
             views: self.replica.clone(),
@@ -269,11 +469,22 @@ impl Starting {
             runners,
             acks: Arc::new(move |node, applied| acks.put(node, applied)),
             join: Arc::new(joining),
-            tokens: tokens.clone(),
+            tokens,
+            members,
+            certificates: certifier,
+            backups: keeper,
+            renewals: match self.config.lease_durability {
+                LeaseDurability::Batched => Some(leases),
+                LeaseDurability::Sync => None,
+            },
             bearer: None,
-            ca_bundle_pem: Arc::new(move || bundle.clone()),
-            status: Arc::new(move || status(&reported.0, &reported.1, &reported.2)),
-            ready: Arc::new(move || ready(&replica, &phases)),
+            ca_bundle_pem: Arc::new(move || roots.bundle()),
+            status: Arc::new(move || {
+                let mut status = report::status(&reported.0, &reported.1, &reported.2);
+                status["backup"] = backups.status();
+                status
+            }),
+            ready: Arc::new(move || report::ready(&replica, &phases)),
             server_address: self.api_addr.to_string(),
             service_range: Range::SERVICES,
             pod_range: Range::PODS,
@@ -282,73 +493,57 @@ impl Starting {
     }
 }
 
-/// Waits for the first objects. If they cannot be written (a full disk), a cluster that has them serves reads all the
-/// same; one that has not cannot begin.
+/// What the API reaches beside the log.
+struct Outside {
+    certifier: Arc<Certifier>,
+    tokens: Arc<TokenStore>,
+    acks: Arc<Acks>,
+    leases: Arc<Leases>,
+    keeper: Arc<Keeper>,
+    runners: Arc<runners::RunnerClient>,
+}
+
+/// What runs beside the control thread, and what stops it.
+#[derive(Default)]
+struct Running {
+    stop: CancellationToken,
+    stop_control: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Waits for the first objects, whoever writes them. If they cannot be written (a full disk), a cluster that has them
+/// serves reads all the same; one that has not cannot begin.
 async fn furnished(
     replica: &Replica,
     mut phases: watch::Receiver<Phase>,
 ) -> Result<(), StartError> {
-    let phase = match phases.wait_for(|p| *p != Phase::Starting).await {
-        Ok(phase) => phase.clone(),
-        Err(_) => Phase::Blocked("the control loop has ended".into()),
-    };
-    match phase {
-        Phase::Blocked(why)
-            if replica
-                .view()
-                .get("namespaces", &Key::new("", "default"))
-                .is_none() =>
-        {
-            Err(StartError::Propose(ProposeError::Unavailable(why)))
+    loop {
+        let view = replica.view();
+        if view.get("namespaces", &Key::new("", "default")).is_some() {
+            return Ok(());
         }
-        _ => Ok(()),
+        if let Phase::Blocked(why) = &*phases.borrow_and_update() {
+            return Err(StartError::Propose(ProposeError::Unavailable(why.clone())));
+        }
+        tokio::select! {
+            _ = replica.newer_than(view.revision) => {}
+            changed = phases.changed() => if changed.is_err() {
+                let why = "the control loop has ended".into();
+                return Err(StartError::Propose(ProposeError::Unavailable(why)));
+            }
+        }
     }
 }
 
-/// `SCHEME://HOST:PORT`; a wildcard address is reached on loopback.
-fn url(scheme: &str, addr: SocketAddr, advertise: Option<&str>) -> String {
-    let host = match advertise {
-        Some(host) if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
-        Some(host) => host.to_string(),
-        None => match addr {
-            SocketAddr::V4(a) if a.ip().is_unspecified() => "127.0.0.1".into(),
-            SocketAddr::V6(a) if a.ip().is_unspecified() => "[::1]".into(),
-            SocketAddr::V4(a) => a.ip().to_string(),
-            SocketAddr::V6(a) => format!("[{}]", a.ip()),
-        },
-    };
-    format!("{scheme}://{host}:{}", addr.port())
-}
-
-fn ready(replica: &Replica, phases: &watch::Receiver<Phase>) -> Result<(), String> {
-    if replica.leader_changes().borrow().leader.is_none() {
-        return Err("no leader at present".into());
+/// Waits until this member is ready, or its writes are refused for a reason that only an operator can remove: then it
+/// serves reads.
+async fn settled(replica: &Replica, phases: &watch::Receiver<Phase>) {
+    loop {
+        let blocked = matches!(&*phases.borrow(), Phase::Blocked(_));
+        let led = replica.leader_changes().borrow().leader.is_some();
+        if report::ready(replica, phases).is_ok() || (blocked && led) {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
     }
-    match &*phases.borrow() {
-        Phase::Running => Ok(()),
-        Phase::Starting if !replica.is_leader() => Ok(()),
-        Phase::Starting => Err("the control loop is starting".into()),
-        Phase::Blocked(why) => Err(why.clone()),
-    }
-}
-
-fn status(replica: &Replica, name: &str, cluster: &str) -> Value {
-    let s = replica.status();
-    let members: Vec<Value> = s
-        .members
-        .iter()
-        .map(|(id, m)| json!({"id": node_id_text(*id), "name": m.name, "api": m.api, "raft": m.raft, "leader": s.leadership.leader == Some(*id)}))
-        .collect();
-    json!({
-        "name": name,
-        "cluster": cluster,
-        "id": node_id_text(s.id),
-        "leader": s.leadership.leader.map(node_id_text),
-        "term": s.leadership.term,
-        "applied": s.applied,
-        "lastLog": s.last_log,
-        "snapshot": s.snapshot,
-        "hash": format!("{:016x}", s.hash),
-        "members": members,
-    })
 }

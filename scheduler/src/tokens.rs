@@ -1,5 +1,5 @@
 //! Join tokens: `coracle.<sha-256 of the CA>.<id>.<secret>`. The joiner pins the CA by the hash before it sends the
-//! secret. Only a hash of the secret is stored; a token works once and not after its time.
+//! secret; while the CA rotates, a token that pins either root works. Only a hash of the secret is stored; a token works once and not after its time.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::pki::Ca;
+
 /// Table of tokens.
-const TOKENS: &str = "coracle.tokens";
+pub(crate) const TOKENS: &str = "coracle.tokens";
 /// How long a token works if nothing else is asked: a day, as kubeadm's.
 pub(crate) const TTL_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest life of a token: one that outlives its purpose is a key nobody watches.
@@ -30,6 +32,8 @@ const OPEN_MAX: usize = 1_000;
 pub enum Role {
     /// A runner node.
     Runner,
+    /// A member of the control plane. It is given the key that opens the cluster's CA.
+    Scheduler,
 }
 
 impl FromStr for Role {
@@ -38,8 +42,9 @@ impl FromStr for Role {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "runner" => Ok(Self::Runner),
+            "scheduler" => Ok(Self::Scheduler),
             other => Err(format!(
-                "{other:?} is no role that can join; use \"runner\""
+                "{other:?} is no role that can join; use \"runner\" or \"scheduler\""
             )),
         }
     }
@@ -67,7 +72,7 @@ pub(crate) struct TokenStore {
     propose: Arc<dyn Propose>,
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    ca_hash: String,
+    ca: Arc<Ca>,
 }
 
 /// A proposal that got no answer, for a client.
@@ -86,13 +91,13 @@ impl TokenStore {
         propose: Arc<dyn Propose>,
         views: Arc<dyn Views>,
         clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-        ca_hash: String,
+        ca: Arc<Ca>,
     ) -> Self {
         Self {
             propose,
             views,
             clock,
-            ca_hash,
+            ca,
         }
     }
 
@@ -155,7 +160,7 @@ impl TokenStore {
             .map_err(|e| unavailable(&e))?;
         match results.last() {
             Some(Ok(_)) => Ok(Made {
-                token: format!("coracle.{}.{id}.{secret}", self.ca_hash),
+                token: format!("coracle.{}.{id}.{secret}", self.ca.hash()),
                 role,
                 expires,
             }),
@@ -168,10 +173,10 @@ impl TokenStore {
     }
 
     /// Checks a token without using it up.
-    pub fn check(&self, token: &str) -> Result<(Role, Arc<Obj>), ApiError> {
+    pub async fn check(&self, token: &str) -> Result<(Role, Arc<Obj>), ApiError> {
         let parts: Vec<&str> = token.trim().split('.').collect();
         let (id, secret) = match parts.as_slice() {
-            ["coracle", ca, _, _] if *ca != self.ca_hash => {
+            ["coracle", ca, _, _] if !self.ca.hashes().iter().any(|h| h == ca) => {
                 return Err(forbidden(
                     "E_TOKEN_CA: the token is of another cluster; make one on this cluster with `coracle token create`",
                 ));
@@ -190,14 +195,20 @@ impl TokenStore {
                 "E_TOKEN: the token is unknown, used or expired; make a new one with `coracle token create`",
             )
         };
-        let view = self.views.view();
-        let obj = view.get(TOKENS, &Key::new("", id)).ok_or_else(wrong)?;
+        let key = Key::new("", id);
+        let mut obj = self.views.view().get(TOKENS, &key).cloned();
+        if obj.is_none() {
+            // It may have been made on another member a moment ago.
+            let view = self.views.fresh().await.map_err(|e| unavailable(&e))?;
+            obj = view.get(TOKENS, &key).cloned();
+        }
+        let obj = obj.ok_or_else(wrong)?;
         let row: Row = serde_json::from_slice(&obj.bytes).map_err(|_| wrong())?;
         let same: bool = row.hash.as_bytes().ct_eq(hash(secret).as_bytes()).into();
         if !same || row.expires <= (self.clock)() {
             return Err(wrong());
         }
-        Ok((row.role, obj.clone()))
+        Ok((row.role, obj))
     }
 
     /// Uses a checked token up; of two at the same time one wins.

@@ -10,6 +10,7 @@ mod harness;
 
 mod bad_input;
 mod client_commands;
+mod cluster;
 mod crash;
 mod durability;
 mod first_steps;

@@ -73,3 +73,24 @@ async fn heads_chunks_and_merging() {
     assert!(reply.starts_with("HTTP/1.1 201"), "{reply}");
     server.abort();
 }
+
+#[tokio::test]
+async fn a_client_that_sends_first_and_reads_later_gets_the_refusal() {
+    let rig = Rig::memory().await;
+    let app = router(rig.registry.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    // Refused by the path alone, before a byte of the body was needed. The body is larger than all socket buffers.
+    let body = "x".repeat(6 << 20);
+    for target in ["blobs/uploads/0123", "no/such/path"] {
+        let request = format!(
+            "PATCH /v2/demo/{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let reply = raw(address, &request).await;
+        assert!(reply.starts_with("HTTP/1.1 404"), "{target}: {reply}");
+        assert!(reply.contains("\"errors\""), "{target}: {reply}");
+    }
+    server.abort();
+}

@@ -4,6 +4,9 @@ use coracle_agent::Image;
 
 use super::store::Record;
 
+/// The registry's default listener, under the names it has on its own machine.
+const EMBEDDED: [&str; 2] = ["localhost:5000", "127.0.0.1:5000"];
+
 /// Where an image comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -51,7 +54,9 @@ impl Reference {
         check_repository(repository)?;
         let place = match host {
             None => Place::Embedded,
-            Some(host) if embedded.iter().any(|e| e == host) => Place::Embedded,
+            Some(host) if EMBEDDED.contains(&host) || embedded.iter().any(|e| e == host) => {
+                Place::Embedded
+            }
             Some(host) => Place::Outside(check_host(host)?),
         };
         Ok(Self {
@@ -137,13 +142,14 @@ mod tests {
 
     #[test]
     fn names_say_which_registry_they_mean() {
-        let embedded = ["localhost:5000".to_string()];
+        let embedded = ["10.0.0.1:5000".to_string()];
         let parse = |image: &str| Reference::parse(image, &embedded);
         let sha = format!("sha256:{}", "a".repeat(64));
         for (image, place, repository, tag, digest) in [
             ("hello", None, "hello", "latest", false),
             ("team/hello:v1", None, "team/hello", "v1", false),
             ("localhost:5000/hello:v1", None, "hello", "v1", false),
+            ("10.0.0.1:5000/hello:v1", None, "hello", "v1", false),
             (
                 "localhost:5001/hello:v1",
                 Some("localhost:5001"),

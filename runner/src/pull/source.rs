@@ -3,13 +3,13 @@
 use std::future::Future;
 use std::io;
 
+use bytes::Buf;
 use http_body_util::BodyExt;
-use kube::client::Body;
 
 use super::MANIFEST_BYTES_MAX;
 use super::reference::Reference;
 use super::store::Writer;
-use crate::api::{self, Api, Failure};
+use crate::api::{self, Api, Failure, Streaming};
 
 /// Kinds of manifests asked for.
 pub(super) const MANIFEST_TYPES: [&str; 4] = [
@@ -20,6 +20,9 @@ pub(super) const MANIFEST_TYPES: [&str; 4] = [
 ];
 /// Configurations read to say what an image is.
 pub(super) const SMALL_BYTES_MAX: usize = 1 << 20;
+
+/// Connections a layer may take: a rolling restart of the members breaks each once.
+const BLOB_TRIES: u32 = 4;
 
 /// Why something could not be fetched.
 #[derive(Debug)]
@@ -69,9 +72,9 @@ impl Embedded {
         Self { api }
     }
 
-    async fn get(&self, path: &str, accept: &str) -> Result<Body, FetchError> {
-        match self.api.stream(path, accept).await {
-            Ok(response) => Ok(response.into_body()),
+    async fn get(&self, path: &str, accept: &str, start: u64) -> Result<Streaming, FetchError> {
+        match self.api.stream_from(path, accept, start).await {
+            Ok(streaming) => Ok(streaming),
             Err(Failure::Status { code: 404, .. }) => Err(FetchError::NotFound),
             Err(Failure::Status {
                 code: 401 | 403,
@@ -85,13 +88,14 @@ impl Embedded {
 
 impl Source for Embedded {
     async fn manifest(&self, of: &Reference, what: &str) -> Result<Vec<u8>, FetchError> {
-        let body = self
+        let answer = self
             .get(
                 &format!("/v2/{}/manifests/{what}", of.repository),
                 &MANIFEST_TYPES.join(", "),
+                0,
             )
             .await?;
-        let bytes = api::collect(body, MANIFEST_BYTES_MAX)
+        let bytes = api::collect(answer.body, MANIFEST_BYTES_MAX)
             .await
             .map_err(FetchError::Unreachable)?;
         Ok(bytes.to_vec())
@@ -103,24 +107,49 @@ impl Source for Embedded {
         digest: &str,
         into: &mut Writer,
     ) -> Result<(), FetchError> {
-        let mut body = self
-            .get(&format!("/v2/{}/blobs/{digest}", of.repository), "*/*")
-            .await?;
-        while let Some(frame) = body.frame().await {
-            let frame =
-                frame.map_err(|e| FetchError::Unreachable(format!("the layer broke off: {e}")))?;
-            if let Ok(data) = frame.into_data() {
-                into.write(&data)?;
+        let path = format!("/v2/{}/blobs/{digest}", of.repository);
+        let mut have = 0;
+        let mut broke = String::new();
+        for _ in 0..BLOB_TRIES {
+            // What broke off goes on where it was, at another member if this one is gone.
+            let mut answer = match self.get(&path, "*/*", have).await {
+                Err(FetchError::Unreachable(why)) => {
+                    broke = why;
+                    continue;
+                }
+                got => got?,
+            };
+            let mut skip = if answer.part { 0 } else { have };
+            loop {
+                match answer.body.frame().await {
+                    None => return Ok(()),
+                    Some(Err(e)) => {
+                        broke = e.to_string();
+                        break;
+                    }
+                    Some(Ok(frame)) => {
+                        let Ok(mut data) = frame.into_data() else {
+                            continue;
+                        };
+                        let known = skip.min(data.len() as u64);
+                        skip -= known;
+                        data.advance(usize::try_from(known).unwrap_or(data.len()));
+                        have += data.len() as u64;
+                        into.write(&data)?;
+                    }
+                }
             }
         }
-        Ok(())
+        Err(FetchError::Unreachable(format!(
+            "the layer broke off {BLOB_TRIES} times: {broke}"
+        )))
     }
 
     async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {
-        let body = self
-            .get(&format!("/v2/{}/blobs/{digest}", of.repository), "*/*")
+        let answer = self
+            .get(&format!("/v2/{}/blobs/{digest}", of.repository), "*/*", 0)
             .await?;
-        let bytes = api::collect(body, SMALL_BYTES_MAX)
+        let bytes = api::collect(answer.body, SMALL_BYTES_MAX)
             .await
             .map_err(FetchError::Unreachable)?;
         Ok(bytes.to_vec())

@@ -13,6 +13,11 @@ pub struct Settings {
     pub pod_eviction_ms: i64,
     /// How long an Event is kept after it was last seen, in ms. Default 1 h, as in Kubernetes.
     pub event_ttl_ms: i64,
+    /// How many Events are kept, oldest removed first. Default 20,000: an hour at five per second, which is more than
+    /// anybody reads.
+    pub events_max: usize,
+    /// How many bytes of Events are kept, oldest removed first. Default 16 MiB, so that no flood of Events grows the state.
+    pub event_bytes_max: usize,
     /// How many ended pods are kept for their logs and exit codes, oldest removed first. Default 12,500.
     pub ended_pods_max: usize,
     /// Addresses shown in the status of an Ingress: IP addresses or host names.
@@ -31,6 +36,8 @@ impl Default for Settings {
             node_lease_ms: 40_000,
             pod_eviction_ms: 1_000,
             event_ttl_ms: 3_600_000,
+            events_max: 20_000,
+            event_bytes_max: 16 << 20,
             ended_pods_max: 12_500,
             ingress_addresses: Vec::new(),
             ca_pem: String::new(),

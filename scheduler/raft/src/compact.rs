@@ -24,10 +24,15 @@ pub async fn step(
     });
     let bytes = journal.end_offset().saturating_sub(log_end);
     let entries = applied.saturating_sub(at);
-    let due = bytes
-        > limits
-            .snapshot_log_bytes_min
-            .max(state_bytes.saturating_mul(2))
+    let disk = journal.disk_bytes();
+    let first = journal.purged().map_or(0, |id| id.index.saturating_add(1));
+    let held = at.saturating_sub(first);
+    // Bytes per entry of the whole log stand for those since the snapshot, and for those behind it. Small entries that are
+    // synced one by one take a block each, so this can be far more than their bytes.
+    let per_entry = (disk / held.saturating_add(entries).max(1)).max(1);
+    let state_twice = state_bytes.saturating_mul(2);
+    let due = bytes > limits.snapshot_log_bytes_min.max(state_twice)
+        || per_entry.saturating_mul(entries) > limits.keep_log_bytes.max(state_twice)
         || entries > limits.snapshot_entries_max;
     if due && entries > 0 {
         tracing::info!(log_bytes = bytes, entries, "a snapshot is due");
@@ -36,17 +41,7 @@ pub async fn step(
         }
         return;
     }
-    let disk = journal.disk_bytes();
-    let Some(first) = journal
-        .purged()
-        .map_or(Some(0), |id| id.index.checked_add(1))
-    else {
-        return;
-    };
-    let held = at.saturating_sub(first);
     if disk > limits.keep_log_bytes && held > 0 {
-        // Bytes per entry of the whole log stand for those behind the snapshot.
-        let per_entry = (disk / (held + entries).max(1)).max(1);
         let keep = (limits.keep_log_bytes / 2 / per_entry).min(held);
         let upto = at.saturating_sub(keep);
         if upto > first

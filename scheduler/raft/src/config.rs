@@ -6,6 +6,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::fatal::Fatal;
+use crate::net::{Nobody, Transport};
+use crate::service::Desk;
 use crate::types::Member;
 
 /// Where the leader's time stamps come from.
@@ -41,6 +43,16 @@ impl Default for Limits {
     }
 }
 
+/// What a directory without a log begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// A cluster of this member alone.
+    #[default]
+    Alone,
+    /// Nothing: it waits for the leader of a cluster to add it.
+    Join,
+}
+
 /// How to start a replica.
 #[derive(Clone)]
 pub struct Config {
@@ -56,6 +68,14 @@ pub struct Config {
     pub limits: Limits,
     /// What ends the process.
     pub fatal: Fatal,
+    /// What an empty directory begins with.
+    pub begin: Begin,
+    /// The bound raft listener, if others shall reach this member.
+    pub listener: Option<Arc<std::net::TcpListener>>,
+    /// How messages travel.
+    pub transport: Arc<dyn Transport>,
+    /// Who answers messages of the layer above.
+    pub desk: Option<Arc<dyn Desk>>,
 }
 
 impl Config {
@@ -68,6 +88,10 @@ impl Config {
             clock: Arc::new(Timestamp::now),
             limits: Limits::default(),
             fatal: Fatal::abort(),
+            begin: Begin::Alone,
+            listener: None,
+            transport: Arc::new(Nobody),
+            desk: None,
         }
     }
 }

@@ -11,12 +11,13 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend};
 
+use crate::capture::Captured;
 use crate::fatal::Fatal;
 use crate::gate::Gate;
 use crate::journal::Journal;
 use crate::publish::Published;
 use crate::snapshot::{self, Header, SnapshotFile, Snapshots};
-use crate::types::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::types::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, blocking};
 
 /// Entries applied before their views and answers go out together. A view costs microseconds, so the bound is on the
 /// delay of the first answer.
@@ -78,6 +79,17 @@ impl Machine {
             .set(&self.state, self.applied.as_ref().map_or(0, |id| id.index));
     }
 
+    /// What is applied, with its position: for backups.
+    pub(crate) fn captured(&self) -> Captured {
+        Captured {
+            state: self.state.clone(),
+            meta: SnapshotMeta {
+                last_log_id: self.applied,
+                last_membership: self.membership.clone(),
+            },
+        }
+    }
+
     fn stop(&self, line: String) -> io::Error {
         self.fatal.fire(&line);
         io::Error::other(line)
@@ -112,6 +124,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 }
             };
             self.applied = Some(entry.log_id);
+            self.published.sample(entry.log_id.index, self.state.hash());
             answers.extend(responder.map(|r| (r, reply)));
             // Whatever is ready now shares one view; nothing waits for entries that are not there yet.
             let ready = if answers.len() < PUBLISH_EVERY {
@@ -163,6 +176,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             state: self.state.clone(),
             header,
             snapshots: self.snapshots.clone(),
+            fatal: self.fatal.clone(),
         }
     }
 
@@ -172,7 +186,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: SnapshotFile,
     ) -> Result<(), io::Error> {
         let path = snapshot.path.clone();
-        let (stored, state) = run_blocking(move || Ok(snapshot::load(&path)))
+        let (stored, state) = blocking(move || Ok(snapshot::load(&path)))
             .await?
             .map_err(|e| self.stop(e.to_string()))?;
         if stored.header.meta.last_log_id != meta.last_log_id {
@@ -186,10 +200,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
             log_end: self.journal.end_offset(),
         };
         let snapshots = self.snapshots.clone();
-        run_blocking(move || snapshots.install(&snapshot, header)).await?;
+        blocking(move || snapshots.install(&snapshot, header))
+            .await
+            .inspect_err(|e| self.fatal.fire(&snapshot_io("installed", e)))?;
         self.state = state;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.published.forget_samples();
         self.publish();
         Ok(())
     }
@@ -202,11 +219,19 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 }
 
+/// The line the process ends with: openraft stops on such an error, and says only that it has stopped.
+fn snapshot_io(what: &str, error: &io::Error) -> String {
+    format!(
+        "E_SNAPSHOT_IO: a snapshot could not be {what}: {error}; the process ends, nothing that was acknowledged is lost, check the disk and start again"
+    )
+}
+
 /// Writes a snapshot of a cloned state in a blocking thread, while the machine goes on.
 pub struct Builder {
     state: State,
     header: Header,
     snapshots: Arc<Snapshots>,
+    fatal: Fatal,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -219,7 +244,9 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             self.snapshots.clone(),
         );
         let started = std::time::Instant::now();
-        let stored = run_blocking(move || snapshots.write(&state, header)).await?;
+        let stored = blocking(move || snapshots.write(&state, header))
+            .await
+            .inspect_err(|e| self.fatal.fire(&snapshot_io("written", e)))?;
         tracing::info!(
             bytes = stored.file.len,
             ms = started.elapsed().as_millis() as u64,
@@ -230,12 +257,4 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             snapshot: stored.file,
         })
     }
-}
-
-async fn run_blocking<T: Send + 'static>(
-    f: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(f)
-        .await
-        .map_err(|e| io::Error::other(e.to_string()))?
 }

@@ -13,7 +13,53 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
+
+/// What openraft and the raft thread run on.
+#[cfg(not(test))]
+pub type Runtime = openraft::impls::TokioRuntime;
+/// What openraft and the raft thread run on: tokio, and in a simulation tokio under simulated processes.
+#[cfg(test)]
+pub type Runtime = crate::sim::runtime::SimRuntime;
+
+#[cfg(test)]
+pub(crate) use crate::sim::watch;
+/// The watch channel of the raft thread; in tests of this crate one whose order of wake-ups repeats.
+#[cfg(not(test))]
+pub(crate) use tokio::sync::watch;
+
+/// A number nobody else draws (in a simulation: from its seed).
+pub(crate) fn random() -> u64 {
+    #[cfg(test)]
+    if let Some(seed) = crate::sim::host::next_seed() {
+        return seed;
+    }
+    rand::random()
+}
+
+/// Runs file work off the raft thread (in a simulation: in place, after a virtual delay).
+pub(crate) async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    #[cfg(test)]
+    if crate::sim::host::in_simulation() {
+        crate::sim::host::file_work().await;
+        return f();
+    }
+    tokio::task::spawn_blocking(f)
+        .await
+        .map_err(|e| std::io::Error::other(e.to_string()))?
+}
+
+/// Makes a task that is started past [`Runtime`] part of the process that starts it: in a simulation it stops and dies
+/// with it. Nothing otherwise.
+#[cfg(not(test))]
+pub(crate) fn hosted<F: Future>(task: F) -> F {
+    task
+}
+#[cfg(test)]
+pub(crate) use crate::sim::host::hosted;
 
 /// A log position with the leader that wrote it.
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;

@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::durable;
 use crate::error::StartError;
 
-/// The format this binary writes.
-pub const DATA_FORMAT: u64 = 1;
+/// The format this binary writes. 1: the log is one of the crate `raft-log`. 2: the log has files of our own.
+pub const DATA_FORMAT: u64 = 2;
 
 /// Checks `DATA/VERSION`, creating directory and file if the directory is new (or holds nothing of the control plane).
 pub fn check(data_dir: &Path) -> Result<(), StartError> {
@@ -51,4 +51,20 @@ pub fn check(data_dir: &Path) -> Result<(), StartError> {
         }
         Err(e) => Err(StartError::io(&path, e)),
     }
+}
+
+/// Says that the directory `raft` is in has the current format from now on, so that an older version refuses it. Called
+/// before the first byte is written that an older version does not know. Without the file there is nothing to say.
+pub fn raise(raft: &Path) -> Result<(), StartError> {
+    let path = raft.with_file_name("VERSION");
+    let found = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse::<u64>().ok(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(StartError::io(&path, e)),
+    };
+    if found.is_some_and(|f| f < DATA_FORMAT) {
+        durable::write(&path, format!("{DATA_FORMAT}\n").as_bytes(), 0o644)
+            .map_err(|e| StartError::io(&path, e))?;
+    }
+    Ok(())
 }

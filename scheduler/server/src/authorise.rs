@@ -36,14 +36,9 @@ pub enum Decision {
 }
 
 /// Paths for everybody, with or without credentials.
-const OPEN: &[&str] = &[
-    "/version",
-    "/healthz",
-    "/livez",
-    "/readyz",
-    "/coracle/v1/join",
-    "/coracle/v1/ca",
-];
+const OPEN: &[&str] = &["/version", "/healthz", "/livez", "/readyz"];
+/// Paths for everybody, but not what is below them.
+const OPEN_EXACT: &[&str] = &["/coracle/v1/join", "/coracle/v1/ca"];
 /// Paths (and everything below them) for every authenticated user.
 const DISCOVERY: &[&str] = &["/", "/api", "/apis", "/openapi"];
 /// The namespace that node heartbeats live in.
@@ -76,7 +71,7 @@ fn path(identity: &Identity, a: &Attributes<'_>) -> bool {
                 .strip_prefix(prefix)
                 .is_some_and(|rest| rest.starts_with('/'))
     };
-    if trusted(identity) || OPEN.iter().any(|p| below(p)) {
+    if trusted(identity) || OPEN_EXACT.contains(&a.path) || OPEN.iter().any(|p| below(p)) {
         return true;
     }
     if identity.is_anonymous() {
@@ -86,7 +81,10 @@ fn path(identity: &Identity, a: &Attributes<'_>) -> bool {
     let own_proxy = identity
         .node()
         .is_some_and(|n| a.path.strip_prefix("/coracle/v1/proxies/") == Some(n));
-    own_proxy || (a.verb == "get" && DISCOVERY.iter().any(|p| below(p)))
+    // What a renewal gives is for who asks.
+    let renew = identity.node().is_some() && a.verb == "post" && a.path == "/coracle/v1/renew";
+    let endpoints = identity.node().is_some() && a.path == "/coracle/v1/endpoints";
+    own_proxy || renew || (a.verb == "get" && (endpoints || DISCOVERY.iter().any(|p| below(p))))
 }
 
 /// Asking about oneself is for everybody who is somebody.

@@ -11,10 +11,13 @@ use futures_util::Stream;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use crate::hub::Hub;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
 use crate::service_alloc::Range;
+use crate::shed::Shed;
+use crate::write::renewal::Renewals;
 
 /// Requests (without watches and log streams) handled at once; above it 429. At 1 ms each this is far beyond what the
 /// log takes, so only a pile-up behind a slow disk meets it.
@@ -72,6 +75,56 @@ pub trait Tokens: Send + Sync + 'static {
     fn create(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>>;
 }
 
+/// The control plane's members: `/coracle/v1/members` and `/coracle/v1/endpoints`. `which` is a member's id (16 hex
+/// digits) or name. Errors are answered as they are and begin with a code.
+pub trait Members: Send + Sync + 'static {
+    /// `{"members": [{"name", "id", "voter", "leader", "api", "raft", "applied"}]}`.
+    fn list(&self) -> BoxFuture<'_, Result<Value, ApiError>>;
+    /// Adds a learner as `body` says (`{"id", "name", "raft", "api"}`). `user` is who asks: a member adds only itself.
+    fn add<'a>(&'a self, user: &'a Identity, body: Value)
+    -> BoxFuture<'a, Result<Value, ApiError>>;
+    /// Removes a member; `{"force": true}` in `body` overrides what may be overridden.
+    fn remove<'a>(&'a self, which: &'a str, body: Value) -> BoxFuture<'a, Result<Value, ApiError>>;
+    /// Makes a learner a voter; `{"force": true}` as above.
+    fn promote<'a>(&'a self, which: &'a str, body: Value)
+    -> BoxFuture<'a, Result<Value, ApiError>>;
+    /// Hands leadership to `{"to": ..}` of `body`, or to whoever is furthest.
+    fn transfer(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>>;
+    /// `{"api": [url, ..]}`: where the API is served, this member first.
+    fn endpoints(&self) -> Value;
+}
+
+/// Certificates after joining: `/coracle/v1/renew`, `/coracle/v1/ca/status` and `/coracle/v1/ca/rotate`.
+pub trait Certificates: Send + Sync + 'static {
+    /// A new certificate for the runner that asks, and what it reports about the one it uses.
+    fn renew<'a>(
+        &'a self,
+        who: &'a Identity,
+        body: Value,
+    ) -> BoxFuture<'a, Result<Value, ApiError>>;
+    /// The roots, the rotation under way, and who holds which certificate.
+    fn status(&self) -> Value;
+    /// Begins a rotation of the CA, or with `{"finish": true}` waits no longer; answers the status.
+    fn rotate(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>>;
+}
+
+/// A backup as it is made: what it may be called, and its bytes. A stream that ends in an error was cut off, and so is a
+/// connection that ends before the response does; the file says by itself whether it is whole.
+pub struct BackupStream {
+    /// A file name.
+    pub name: String,
+    /// The file.
+    pub bytes: LogStream,
+}
+
+/// Backups: `GET /coracle/v1/backup` and `GET /coracle/v1/backups`.
+pub trait Backups: Send + Sync + 'static {
+    /// Begins a backup that holds every write acknowledged before the call.
+    fn save(&self) -> BoxFuture<'_, Result<BackupStream, ApiError>>;
+    /// The backups this member has saved on its own, and when it saves the next.
+    fn list(&self) -> BoxFuture<'_, Result<Value, ApiError>>;
+}
+
 /// What a [`Context`] is made of.
 pub struct ContextConfig {
     /// The log.
@@ -90,6 +143,14 @@ pub struct ContextConfig {
     pub join: Arc<dyn Join>,
     /// Join tokens.
     pub tokens: Arc<dyn Tokens>,
+    /// The control plane's members.
+    pub members: Arc<dyn Members>,
+    /// Heartbeats of nodes; without it each is a write like any other.
+    pub renewals: Option<Arc<dyn Renewals>>,
+    /// Renewal and rotation.
+    pub certificates: Arc<dyn Certificates>,
+    /// Backups.
+    pub backups: Arc<dyn Backups>,
     /// Bearer tokens of users; without it every bearer token is refused.
     pub bearer: Option<Arc<dyn Fn(&str) -> Option<Identity> + Send + Sync>>,
     /// The cluster's roots as PEM, read at each request because they rotate.
@@ -111,8 +172,10 @@ pub struct ContextConfig {
 /// Everything a request handler reaches.
 pub struct Context {
     pub(crate) config: ContextConfig,
+    pub(crate) hub: Arc<Hub>,
     ids: Mutex<Ids>,
     pub(crate) pages: Pages,
+    pub(crate) shed: Shed,
     pub(crate) metrics: Metrics,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) streams: Arc<Semaphore>,
@@ -123,16 +186,28 @@ impl Context {
     pub fn new(config: ContextConfig) -> Arc<Self> {
         let ids = Mutex::new(Ids::new(config.seed));
         Arc::new(Self {
+            hub: Hub::new(config.views.clone()),
             config,
             ids,
             pages: Pages::default(),
+            shed: Shed::default(),
             metrics: Metrics::new(),
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         })
     }
 
-    /// The newest view on this member.
+    /// A view that holds every write that any member acknowledged before the call; 503 while there is no leader.
+    pub async fn fresh(&self) -> Result<Arc<View>, ApiError> {
+        self.config
+            .views
+            .fresh()
+            .await
+            .map_err(crate::reply::unproposed)
+    }
+
+    /// The newest view on this member. It may lack writes that other members have acknowledged: what is refused because
+    /// of it must be looked at again in a [`Self::fresh`] one.
     pub fn view(&self) -> Arc<View> {
         self.config.views.view()
     }

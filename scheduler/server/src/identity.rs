@@ -3,7 +3,7 @@
 use coracle_api::ApiError;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::context::Context;
 
@@ -25,6 +25,8 @@ pub struct Identity {
     pub user: String,
     /// Groups: the certificate's organisations, and `system:authenticated`.
     pub groups: Vec<String>,
+    /// Node id of a runner or member (16 hex digits), from the certificate's URI `coracle://CLUSTER/nodes/ID`.
+    pub node_id: Option<String>,
 }
 
 impl Identity {
@@ -33,6 +35,7 @@ impl Identity {
         Self {
             user: ANONYMOUS.into(),
             groups: vec!["system:unauthenticated".into()],
+            node_id: None,
         }
     }
 
@@ -43,6 +46,7 @@ impl Identity {
         Self {
             user: user.into(),
             groups,
+            node_id: None,
         }
     }
 
@@ -63,7 +67,10 @@ impl Identity {
             .iter_organization()
             .filter_map(|o| o.as_str().ok())
             .collect();
-        Some(Self::new(user, &groups))
+        Some(Self {
+            node_id: node_id(&certificate),
+            ..Self::new(user, &groups)
+        })
     }
 
     /// Whether nothing is known about the client.
@@ -83,6 +90,19 @@ impl Identity {
             .flatten()
             .filter(|n| !n.is_empty())
     }
+}
+
+/// The id in a node's certificate.
+fn node_id(certificate: &X509Certificate<'_>) -> Option<String> {
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| {
+        let GeneralName::URI(uri) = name else {
+            return None;
+        };
+        let (_, id) = uri.strip_prefix("coracle://")?.split_once("/nodes/")?;
+        let digits = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (id.len() == 16 && id.bytes().all(digits)).then(|| id.to_string())
+    })
 }
 
 /// The identity of a request: its bearer token if it has one, else the client certificate, else anonymous.

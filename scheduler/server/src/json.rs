@@ -16,7 +16,7 @@ pub fn read(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     let duplicates = RefCell::new(Vec::new());
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Seed {
-        path: String::new(),
+        at: &At::Root,
         duplicates: &duplicates,
     }
     .deserialize(&mut deserializer)?;
@@ -24,8 +24,27 @@ pub fn read(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Error> {
     Ok((value, duplicates.into_inner()))
 }
 
+/// Where the reader is, as a list from the leaf to the root: only a duplicate makes a text of it.
+enum At<'a> {
+    Root,
+    Field(&'a At<'a>, &'a str),
+    Item(&'a At<'a>, usize),
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Self::Root, name) => f.write_str(name),
+            Self::Field(above, name) => write!(f, "{above}.{name}"),
+            Self::Item(above, n) => write!(f, "{above}[{n}]"),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Seed<'a> {
-    path: String,
+    at: &'a At<'a>,
     duplicates: &'a RefCell<Vec<String>>,
 }
 
@@ -75,7 +94,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(Seed {
-            path: format!("{}[{}]", self.path, items.len()),
+            at: &At::Item(self.at, items.len()),
             duplicates: self.duplicates,
         })? {
             items.push(item);
@@ -86,21 +105,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            let path = if self.path.is_empty() {
-                key.clone()
-            } else {
-                format!("{}.{key}", self.path)
-            };
+            let at = At::Field(self.at, &key);
+            let value = entries.next_value_seed(Seed {
+                at: &at,
+                duplicates: self.duplicates,
+            })?;
             if map.contains_key(&key) && self.duplicates.borrow().len() < DUPLICATES_MAX {
-                self.duplicates.borrow_mut().push(path.clone());
+                self.duplicates.borrow_mut().push(at.to_string());
             }
-            map.insert(
-                key,
-                entries.next_value_seed(Seed {
-                    path,
-                    duplicates: self.duplicates,
-                })?,
-            );
+            map.insert(key, value);
         }
         Ok(Value::Object(map))
     }

@@ -15,8 +15,10 @@ pub mod body;
 pub mod call;
 pub mod context;
 pub mod coracle;
+mod cork;
 pub mod discovery;
 pub mod health;
+pub mod hub;
 pub mod identity;
 pub mod json;
 pub mod list;
@@ -31,16 +33,21 @@ pub mod reply;
 pub mod reviews;
 pub mod router;
 pub mod service_alloc;
+pub mod shed;
 pub mod subresources;
 pub mod tls;
 pub mod watch;
 pub mod write;
 
 pub use authorise::{Attributes, Decision, authorise};
-pub use context::{Context, ContextConfig, Join, LogRequest, LogStream, Runners, Tokens};
+pub use context::{
+    BackupStream, Backups, Certificates, Context, ContextConfig, Join, LogRequest, LogStream,
+    Members, Runners, Tokens,
+};
 pub use identity::Identity;
 pub use router::router;
 pub use tls::serve;
+pub use write::renewal::{Renewal, Renewals};
 
 #[cfg(test)]
 mod tests;

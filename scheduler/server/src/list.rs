@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::negotiate::{self, Shape};
 use crate::pages::Continue;
-use crate::read::{Selection, fresh};
+use crate::read::{self, Selection};
 use crate::reply::{self, Answer};
 
 /// Size at which a piece of a streamed list is handed to the connection.
@@ -45,7 +45,7 @@ pub async fn list(ctx: &Context, call: &Call) -> Answer {
                 ));
             }
             let token = Continue::decode(token)?;
-            match continued(ctx, token.revision) {
+            match continued(ctx, call.kind.table, token.revision).await? {
                 Some(view) => page(ctx, call, &selection, &view, limit, Some(&token.after)),
                 None => {
                     return Ok(reply::expired_continue(
@@ -107,19 +107,17 @@ pub async fn list(ctx: &Context, call: &Call) -> Answer {
 async fn snapshot(ctx: &Context, call: &Call) -> Result<Arc<View>, ApiError> {
     let revision = call.query.resource_version()?;
     match (call.query.get("resourceVersionMatch"), revision) {
-        (None | Some("NotOlderThan"), None) if call.query.get("resourceVersionMatch").is_none() => {
-            fresh(ctx, None).await
-        }
+        (None, revision) => read::snapshot(ctx, revision).await,
         (Some(_), None) => Err(ApiError::bad_request(
             "resourceVersionMatch is forbidden unless resourceVersion is provided",
         )),
-        (None | Some("NotOlderThan"), revision) => fresh(ctx, revision).await,
+        (Some("NotOlderThan"), revision) => read::snapshot(ctx, revision).await,
         (Some("Exact"), Some(0)) => Err(ApiError::bad_request(
             "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
         )),
         (Some("Exact"), Some(r)) => {
-            let newest = fresh(ctx, Some(r)).await?;
-            exact(ctx, newest, r).ok_or_else(|| ApiError::expired(format!("The provided resource version is not available: {r}; list again without resourceVersionMatch=Exact")))
+            let newest = read::at_least(ctx, r).await?;
+            exact(ctx, newest, call.kind.table, r).ok_or_else(|| ApiError::expired(format!("The provided resource version is not available: {r}; list again without resourceVersionMatch=Exact")))
         }
         (Some(other), _) => Err(ApiError::bad_request(format!(
             "resourceVersionMatch: {other:?} is not supported, use Exact or NotOlderThan"
@@ -127,20 +125,35 @@ async fn snapshot(ctx: &Context, call: &Call) -> Result<Arc<View>, ApiError> {
     }
 }
 
-fn exact(ctx: &Context, newest: Arc<View>, revision: u64) -> Option<Arc<View>> {
+/// The view of exactly this revision: kept by the page before, or made again from the changes since. Every member has
+/// the same revisions, so a page asked for here may follow one that another member gave.
+fn exact(
+    ctx: &Context,
+    newest: Arc<View>,
+    table: &'static str,
+    revision: u64,
+) -> Option<Arc<View>> {
     if newest.revision == revision {
-        Some(newest)
-    } else {
-        ctx.pages.at(revision)
+        return Some(newest);
     }
+    if let Some(kept) = ctx.pages.at(table, revision) {
+        return Some(kept);
+    }
+    let then = Arc::new(newest.rewound(table, revision)?);
+    ctx.pages.keep(table, &then, ctx.now());
+    Some(then)
 }
 
-fn continued(ctx: &Context, revision: u64) -> Option<Arc<View>> {
+async fn continued(
+    ctx: &Context,
+    table: &'static str,
+    revision: u64,
+) -> Result<Option<Arc<View>>, ApiError> {
     if revision == 0 {
-        Some(ctx.view())
-    } else {
-        exact(ctx, ctx.view(), revision)
+        return ctx.fresh().await.map(Some);
     }
+    let newest = read::at_least(ctx, revision).await?;
+    Ok(exact(ctx, newest, table, revision))
 }
 
 /// Takes one page. The rest is only walked to count it, and only for the first page: a long list that is paged through
@@ -173,7 +186,7 @@ fn page(
     }
     let countable = after.is_none() && !selection.selective();
     let remaining = countable.then(|| all.count() as u64 + 1);
-    ctx.pages.keep(view, ctx.now());
+    ctx.pages.keep(call.kind.table, view, ctx.now());
     let token = objects.last().map(|o| {
         Continue {
             revision,

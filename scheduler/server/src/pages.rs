@@ -16,27 +16,27 @@ pub const VIEWS_MAX: usize = 64;
 /// Age kept: the time a watch ring reaches back.
 pub const AGE_MAX: SignedDuration = SignedDuration::from_secs(300);
 
-/// Kept views by revision.
+/// Kept views by revision and the table that is paged through; a view may be right for that table only.
 #[derive(Default)]
-pub struct Pages(Mutex<BTreeMap<u64, (Timestamp, Arc<View>)>>);
+pub struct Pages(Mutex<BTreeMap<(u64, &'static str), (Timestamp, Arc<View>)>>);
 
 impl Pages {
     /// Keeps a view for the pages to come.
-    pub fn keep(&self, view: &Arc<View>, now: Timestamp) {
+    pub fn keep(&self, table: &'static str, view: &Arc<View>, now: Timestamp) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, (at, _)| now.duration_since(*at) < AGE_MAX);
-        kept.insert(view.revision, (now, view.clone()));
+        kept.insert((view.revision, table), (now, view.clone()));
         while kept.len() > VIEWS_MAX {
             kept.pop_first();
         }
     }
 
     /// The view at exactly this revision, if it is still kept.
-    pub fn at(&self, revision: u64) -> Option<Arc<View>> {
+    pub fn at(&self, table: &'static str, revision: u64) -> Option<Arc<View>> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(&revision)
+            .get(&(revision, table))
             .map(|(_, v)| v.clone())
     }
 }

@@ -7,24 +7,35 @@ use std::time::Duration;
 use coracle_api::attrs::field_supported;
 use coracle_api::error::Cause;
 use coracle_api::selector::{FieldSelector, LabelSelector};
-use coracle_api::{ApiError, Key, canonical, kinds};
+use coracle_api::{ApiError, Key, kinds};
 use coracle_state::{Obj, View};
 
 use crate::call::Call;
 use crate::context::Context;
+use crate::hub::Interest;
 use crate::negotiate::{self, Shape};
 use crate::reply::{self, Answer};
 
 /// How long a read waits for a revision this member has not applied yet, as kube-apiserver's watch cache.
 pub const FRESH_WAIT: Duration = Duration::from_secs(3);
 
-/// A view that has at least the asked revision. Unset and 0 mean the newest view of this member, which holds every
-/// write this member has acknowledged.
-pub async fn fresh(ctx: &Context, revision: Option<u64>) -> Result<Arc<View>, ApiError> {
+/// The view a read is answered from, by its `resourceVersion`: unset means one that holds every write any member has
+/// acknowledged before, 0 means whatever this member has, anything else at least that revision.
+pub async fn snapshot(ctx: &Context, revision: Option<u64>) -> Result<Arc<View>, ApiError> {
+    match revision {
+        None => ctx.fresh().await,
+        Some(0) => Ok(ctx.view()),
+        Some(wanted) => at_least(ctx, wanted).await,
+    }
+}
+
+/// A view that has at least the asked revision. A member that has not applied it yet waits for it a little; a client
+/// that is told 504 comes back, here or elsewhere.
+pub async fn at_least(ctx: &Context, wanted: u64) -> Result<Arc<View>, ApiError> {
     let view = ctx.view();
-    let Some(wanted) = revision.filter(|r| *r > view.revision) else {
+    if view.revision >= wanted {
         return Ok(view);
-    };
+    }
     match tokio::time::timeout(FRESH_WAIT, ctx.config.views.newer_than(wanted - 1)).await {
         Ok(view) => Ok(view),
         Err(_) => Err(too_large(wanted, ctx.view().revision)),
@@ -45,7 +56,7 @@ fn too_large(wanted: u64, current: u64) -> ApiError {
 /// `GET` of one object.
 pub async fn get(ctx: &Context, call: &Call) -> Answer {
     let shape = call.shape()?;
-    let view = fresh(ctx, call.query.resource_version()?).await?;
+    let view = snapshot(ctx, call.query.resource_version()?).await?;
     let obj = view
         .get(call.kind.table, &call.key())
         .ok_or_else(|| call.not_found())?;
@@ -104,6 +115,27 @@ impl Selection {
             && self.fields.matches(|f| obj.attrs.field(f))
     }
 
+    /// The fewest changes that a watch of this selection has to look at.
+    pub fn interest(&self, table: &str) -> Interest {
+        let name = match self.name.as_str() {
+            "" => self.pinned("metadata.name").unwrap_or_default(),
+            name => name,
+        };
+        if !name.is_empty()
+            && let Some(namespace) = self.namespace_for_get(table)
+        {
+            return Interest::Object(Key::new(namespace, name));
+        }
+        match self.pinned("spec.nodeName") {
+            Some(node) if table == "pods" => return Interest::Node(node.to_string()),
+            _ => {}
+        }
+        match self.namespace.as_str() {
+            "" => Interest::Table,
+            namespace => Interest::Namespace(namespace.to_string()),
+        }
+    }
+
     /// Whether selectors restrict it (a namespace does not count).
     pub fn selective(&self) -> bool {
         !self.labels.is_empty() || !self.fields.is_empty() || !self.name.is_empty()
@@ -160,7 +192,7 @@ impl Selection {
         Box::new(
             table
                 .objects
-                .range::<_, Key>(range)
+                .range(range)
                 .map(|(_, o)| o)
                 .take_while(inside)
                 .filter(|o| self.matches(o)),
@@ -172,9 +204,4 @@ impl Selection {
         let namespaced = kinds::by_table(table).is_none_or(|k| k.namespaced());
         (!namespaced || !self.namespace.is_empty()).then(|| self.namespace.clone())
     }
-}
-
-/// Wire bytes of an object's old form at a newer revision: what a watch sends when an object leaves its selector.
-pub fn wire_at(obj: &Obj, revision: u64) -> bytes::Bytes {
-    canonical::with_revision(&obj.bytes, revision)
 }

@@ -1,8 +1,10 @@
 //! The TLS listener: accepts, shakes hands within a bound, puts the client's identity into every request, serves
 //! HTTP/1.1 and HTTP/2, and closes without cutting answers off.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::cork::Corked;
 use crate::identity::Identity;
-use crate::watch::CLOSE_SPREAD;
+use crate::watch::CLOSE_SPREAD_MAX;
 
 /// A handshake that takes longer is dropped: it is a port scan or a stalled peer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,7 +47,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, Default)]
 pub struct Closing(pub CancellationToken);
 
-/// Serves until `shutdown` fires, then closes watches spread over two seconds and finishes what is in flight. `tls`
+/// Serves until `shutdown` fires, then closes watches spread over a time that grows with their number, 3 s at most, and
+/// finishes what is in flight. `tls`
 /// should offer ALPN `h2` and `http/1.1` and make client certificates optional. Fails only if the listener itself is
 /// broken.
 pub async fn serve(
@@ -85,7 +89,7 @@ pub async fn serve(
     drop(listener);
     closing.0.cancel();
     connections.close();
-    if tokio::time::timeout(CLOSE_SPREAD + FINISH_TIMEOUT, connections.wait())
+    if tokio::time::timeout(CLOSE_SPREAD_MAX + FINISH_TIMEOUT, connections.wait())
         .await
         .is_err()
     {
@@ -132,11 +136,27 @@ async fn connection(
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let corked = Corked::new(stream);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(corked.clone()), service);
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        done = connection.as_mut() => return done,
-        () = token.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
+    let mut closing = std::pin::pin!(token.cancelled_owned());
+    let (mut leaving, mut done) = (false, None);
+    std::future::poll_fn(|cx| {
+        if !leaving && closing.as_mut().poll(cx).is_ready() {
+            leaving = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        if done.is_none() {
+            corked.push_in();
+            if let Poll::Ready(end) = connection.as_mut().poll(cx) {
+                done = Some(end);
+            }
+        }
+        // Everything that was ready is written: it leaves together.
+        match (corked.pull(cx)?, &mut done) {
+            (Poll::Ready(()), Some(_)) => Poll::Ready(done.take().unwrap_or(Ok(()))),
+            _ => Poll::Pending,
+        }
+    })
+    .await
 }

@@ -1,95 +1,96 @@
-//! The cluster's certificate authority.
+//! The cluster's certificate authority as a member uses it: loaded from the replicated record, followed as it rotates.
 
-use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_api::{Key, Timestamp};
 use coracle_raft::node_id_text;
-use coracle_state::{Command, Expect, Propose, Views};
-use jiff::tz::TimeZone;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
-};
+use coracle_state::{Command, Expect, Propose, View, Views};
+use rcgen::{Issuer, KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
+use super::identity::NodeIdentity;
+use super::issue::{self, Profile, new_key, pki};
+use super::lives::Lives;
+use super::record::{CaRecord, NewRoot};
 use super::seal::Seal;
 use crate::error::StartError;
 
 /// Table of the CA record.
-const PKI: &str = "coracle.pki";
+pub(crate) const PKI: &str = "coracle.pki";
 /// Table of the cluster record.
-const CLUSTER: &str = "coracle.cluster";
-/// Life of the CA in days.
-const CA_DAYS: i64 = 3_650;
-/// Life of every other certificate in days; renewed at two thirds.
-const LEAF_DAYS: i64 = 365;
-/// Certificates begin a day early: clocks differ, and dates are whole days.
-const EARLY_DAYS: i64 = 1;
+pub(crate) const CLUSTER: &str = "coracle.cluster";
 
-/// The CA record in the replicated state.
-#[derive(Serialize, Deserialize)]
-struct CaRecord {
-    /// Trusted roots as PEM, the issuing one first. A rotation has two for a while.
-    roots: Vec<String>,
-    /// The issuing root's key (PEM), sealed.
-    key: String,
+/// Key of the CA record.
+pub(crate) fn record_key() -> Key {
+    Key::new("", "ca")
 }
 
 /// The cluster record.
 #[derive(Serialize, Deserialize)]
-struct ClusterRecord {
+pub(super) struct ClusterRecord {
     /// 16 hex digits.
-    id: String,
+    pub(super) id: String,
 }
 
 /// The cluster's CA, able to issue.
 pub(crate) struct Ca {
     cluster: String,
-    roots: Vec<String>,
-    der: CertificateDer<'static>,
+    seal: Seal,
+    lives: Lives,
+    now: ArcSwap<Authority>,
+    /// Revision of the record in force.
+    changed: watch::Sender<u64>,
+}
+
+/// The CA of one moment.
+struct Authority {
+    revision: u64,
+    record: CaRecord,
+    roots: Vec<CertificateDer<'static>>,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A key and a certificate, both PEM, and the roots to trust.
-#[derive(Clone, Debug)]
-pub struct NodeIdentity {
-    /// Certificate chain.
-    pub certificate: String,
-    /// Private key (PKCS#8).
-    pub key: String,
-    /// Roots.
-    pub ca: String,
+impl Authority {
+    fn read(view: &View, cluster: &str, seal: &Seal) -> Result<Self, StartError> {
+        let row = view
+            .get(PKI, &record_key())
+            .ok_or_else(|| pki(format!("the record {PKI} is missing")))?;
+        let record: CaRecord = serde_json::from_slice(&row.bytes).map_err(pki)?;
+        let key = unsealed(seal, &record.key, cluster)?;
+        let first = record
+            .roots
+            .first()
+            .ok_or_else(|| pki("the CA record has no root"))?;
+        let issuer = Issuer::from_ca_cert_pem(first, key).map_err(pki)?;
+        let roots = record
+            .roots
+            .iter()
+            .map(|r| CertificateDer::from_pem_slice(r.as_bytes()).map_err(pki))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            revision: row.revision,
+            record,
+            roots,
+            issuer,
+        })
+    }
 }
 
-/// Who a certificate is for. Nothing of a certificate request but its public key is ever taken over.
-pub(crate) enum Profile<'a> {
-    /// A scheduler member: serves the API and calls runners.
-    Member {
-        /// Node name.
-        name: &'a str,
-        /// Node id.
-        id: &'a str,
-        /// Further names and addresses the API is reached by.
-        hosts: &'a [String],
-    },
-    /// A runner: calls the API, serves logs and pod traffic.
-    Node {
-        /// Node name.
-        name: &'a str,
-        /// Node id.
-        id: &'a str,
-    },
-    /// The administrator of the kubeconfig.
-    Admin,
+fn unsealed(seal: &Seal, sealed: &str, cluster: &str) -> Result<KeyPair, StartError> {
+    let key = seal.unseal(sealed, &about(cluster))?;
+    KeyPair::from_pem(&String::from_utf8(key).map_err(pki)?).map_err(pki)
 }
 
-fn pki(e: impl std::fmt::Display) -> StartError {
-    StartError::Pki(e.to_string())
+/// SHA-256 of a certificate in hex: how roots are named everywhere.
+pub(crate) fn hash_of(der: &[u8]) -> String {
+    hex::encode(Sha256::digest(der))
 }
 
 impl Ca {
@@ -98,68 +99,61 @@ impl Ca {
         propose: &dyn Propose,
         views: &dyn Views,
         dir: &Path,
+        lives: Lives,
         now: Timestamp,
     ) -> Result<Self, StartError> {
-        let (ca_key, cluster_key) = (Key::new("", "ca"), Key::new("", "cluster"));
-        let view = views.view();
-        if view.get(PKI, &ca_key).is_none() {
-            let seal = Seal::open(dir, true)?;
-            let cluster = node_id_text(rand::random::<u64>().max(1));
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(pki)?;
-            let root = root_params(&cluster, now).self_signed(&key).map_err(pki)?;
-            let record = CaRecord {
-                roots: vec![root.pem()],
-                key: seal.seal(key.serialize_pem().as_bytes(), &about(&cluster))?,
-            };
-            let put = |table: &str, key: Key, bytes: Vec<u8>| {
-                let mut command =
-                    Command::put(table, key, Expect::Absent, Bytes::from(bytes), Vec::new());
-                command.group = 1;
-                command
-            };
-            let commands = vec![
-                put(
-                    CLUSTER,
-                    cluster_key.clone(),
-                    serde_json::to_vec(&ClusterRecord { id: cluster }).map_err(pki)?,
-                ),
-                put(
-                    PKI,
-                    ca_key.clone(),
-                    serde_json::to_vec(&record).map_err(pki)?,
-                ),
-            ];
-            for result in propose.propose(commands).await? {
-                // A refusal means that another member was faster: its record is used.
-                if let Err(why) = result {
-                    tracing::debug!(%why, "the CA record is there already");
-                }
-            }
+        if views.view().get(PKI, &record_key()).is_none() {
+            create(propose, dir, lives, now).await?;
         }
-        let view = views.view();
-        let read = |table: &str, key: &Key| {
-            view.get(table, key)
-                .map(|o| o.bytes.clone())
-                .ok_or_else(|| pki(format!("the record {table} is missing")))
-        };
-        let cluster: ClusterRecord =
-            serde_json::from_slice(&read(CLUSTER, &cluster_key)?).map_err(pki)?;
-        let record: CaRecord = serde_json::from_slice(&read(PKI, &ca_key)?).map_err(pki)?;
+        Self::load(&views.view(), dir, lives)
+    }
+
+    /// Loads the CA from the replicated state. The sealing key must be in `dir`.
+    pub fn load(view: &View, dir: &Path, lives: Lives) -> Result<Self, StartError> {
+        let row = view
+            .get(CLUSTER, &Key::new("", "cluster"))
+            .ok_or_else(|| pki(format!("the record {CLUSTER} is missing")))?;
+        let cluster: ClusterRecord = serde_json::from_slice(&row.bytes).map_err(pki)?;
         let seal = Seal::open(dir, false)?;
-        let key = seal.unseal(&record.key, &about(&cluster.id))?;
-        let key = KeyPair::from_pem(&String::from_utf8(key).map_err(pki)?).map_err(pki)?;
-        let root = record
-            .roots
-            .first()
-            .ok_or_else(|| pki("the CA record has no root"))?;
-        let der = CertificateDer::from_pem_slice(root.as_bytes()).map_err(pki)?;
-        let issuer = Issuer::from_ca_cert_pem(root, key).map_err(pki)?;
+        let authority = Authority::read(view, &cluster.id, &seal)?;
+        let (changed, _) = watch::channel(authority.revision);
         Ok(Self {
             cluster: cluster.id,
-            roots: record.roots,
-            der,
-            issuer,
+            seal,
+            lives,
+            now: ArcSwap::from_pointee(authority),
+            changed,
         })
+    }
+
+    /// Takes the record of a newer view in; answers whether it is another one. Those who wait for
+    /// [`Self::changes`] are told.
+    pub fn refresh(&self, view: &View) -> Result<bool, StartError> {
+        let found = view.get(PKI, &record_key()).map(|row| row.revision);
+        if found.is_none_or(|r| r == self.now.load().revision) {
+            return Ok(false);
+        }
+        let authority = Authority::read(view, &self.cluster, &self.seal)?;
+        let revision = authority.revision;
+        self.now.store(Arc::new(authority));
+        self.changed.send_replace(revision);
+        Ok(true)
+    }
+
+    /// Tells when another record is in force.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The record in force and its revision.
+    pub fn record(&self) -> (u64, CaRecord) {
+        let now = self.now.load();
+        (now.revision, now.record.clone())
+    }
+
+    /// How long its certificates live.
+    pub fn lives(&self) -> Lives {
+        self.lives
     }
 
     /// The cluster's id.
@@ -167,137 +161,125 @@ impl Ca {
         &self.cluster
     }
 
-    /// The roots as one PEM bundle.
+    /// The roots as one PEM bundle, the issuing one first.
     pub fn bundle(&self) -> String {
-        self.roots.concat()
+        self.now.load().record.roots.concat()
     }
 
     /// SHA-256 of the issuing root, in hex: what a join token pins.
     pub fn hash(&self) -> String {
-        hex::encode(Sha256::digest(&self.der))
+        self.now
+            .load()
+            .roots
+            .first()
+            .map_or_else(String::new, |r| hash_of(r))
     }
 
-    /// Roots for a verifier.
-    pub fn root_store(&self) -> Result<rustls::RootCertStore, StartError> {
-        let mut store = rustls::RootCertStore::empty();
-        for root in &self.roots {
-            store
-                .add(CertificateDer::from_pem_slice(root.as_bytes()).map_err(pki)?)
-                .map_err(pki)?;
-        }
-        Ok(store)
+    /// SHA-256 of every trusted root in hex, the issuing one first. A token that pins any of them is this cluster's.
+    pub fn hashes(&self) -> Vec<String> {
+        self.now.load().roots.iter().map(|r| hash_of(r)).collect()
     }
 
-    /// Issues a certificate for a public key. PEM.
+    /// Issues a certificate for a public key: a PEM chain.
     pub fn issue(
         &self,
         profile: &Profile,
         key: &impl PublicKeyData,
         now: Timestamp,
     ) -> Result<String, StartError> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        valid(&mut params, now, LEAF_DAYS);
-        params.serial_number = Some(serial());
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let (user, group) = match profile {
-            Profile::Admin => ("coracle-admin".to_string(), "system:masters"),
-            Profile::Node { name, .. } => (format!("system:node:{name}"), "system:nodes"),
-            Profile::Member { name, .. } => (format!("system:member:{name}"), "system:members"),
-        };
-        params.distinguished_name.push(DnType::CommonName, user);
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, group);
-        if let Profile::Node { name, id } | Profile::Member { name, id, .. } = profile {
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ServerAuth);
-            params
-                .subject_alt_names
-                .push(SanType::DnsName((*name).try_into().map_err(pki)?));
-            let uri = format!("coracle://{}/nodes/{id}", self.cluster);
-            params
-                .subject_alt_names
-                .push(SanType::URI(uri.as_str().try_into().map_err(pki)?));
+        self.chain(&self.now.load(), profile, key, now)
+    }
+
+    fn chain(
+        &self,
+        authority: &Authority,
+        profile: &Profile,
+        key: &impl PublicKeyData,
+        now: Timestamp,
+    ) -> Result<String, StartError> {
+        let mut pem = issue::leaf(
+            &self.cluster,
+            profile,
+            key,
+            &authority.issuer,
+            now,
+            self.lives.leaf,
+        )?;
+        if let Some(rotation) = &authority.record.rotation
+            && rotation.phase == super::record::Phase::Renewing
+        {
+            pem.push_str(&rotation.cross);
         }
-        if let Profile::Member { hosts, .. } = profile {
-            for host in *hosts {
-                let san = match host.parse::<IpAddr>() {
-                    Ok(ip) => SanType::IpAddress(ip),
-                    Err(_) => SanType::DnsName(host.as_str().try_into().map_err(pki)?),
-                };
-                if !params.subject_alt_names.contains(&san) {
-                    params.subject_alt_names.push(san);
-                }
-            }
-        }
-        Ok(params.signed_by(key, &self.issuer).map_err(pki)?.pem())
+        Ok(pem)
     }
 
     /// Makes a key and issues its certificate.
     pub fn identity(&self, profile: &Profile, now: Timestamp) -> Result<NodeIdentity, StartError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(pki)?;
+        let key = new_key()?;
+        // One moment of the CA for all of it.
+        let authority = self.now.load_full();
         Ok(NodeIdentity {
-            certificate: self.issue(profile, &key, now)?,
+            certificate: self.chain(&authority, profile, &key, now)?,
             key: key.serialize_pem(),
-            ca: self.bundle(),
+            ca: authority.record.roots.concat(),
+        })
+    }
+
+    /// Makes the root of a rotation, signed by itself and by the issuing one, and seals its key.
+    pub fn new_root(&self, now: Timestamp) -> Result<NewRoot, StartError> {
+        let key = new_key()?;
+        let params = issue::root_params(&self.cluster, now, self.lives.root);
+        Ok(NewRoot {
+            root: params.self_signed(&key).map_err(pki)?.pem(),
+            cross: issue::cross(&params, &key, &self.now.load().issuer)?,
+            key: self
+                .seal
+                .seal(key.serialize_pem().as_bytes(), &about(&self.cluster))?,
         })
     }
 }
 
-/// What the seal of a CA key is bound to.
-fn about(cluster: &str) -> String {
-    format!("coracle ca {cluster}")
-}
-
-fn root_params(cluster: &str, now: Timestamp) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, format!("coracle {cluster}"));
-    valid(&mut params, now, CA_DAYS);
-    params.serial_number = Some(serial());
-    // Nothing below it may issue.
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-        KeyUsagePurpose::DigitalSignature,
-    ];
-    params
-}
-
-/// 128 random bits, positive.
-fn serial() -> SerialNumber {
-    let mut bytes: [u8; 16] = rand::random();
-    bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    SerialNumber::from_slice(&bytes)
-}
-
-/// A time some days later (or earlier); the far end of time if there is none.
-pub(crate) fn days_after(now: Timestamp, days: i64) -> Timestamp {
-    now.checked_add(jiff::SignedDuration::from_hours(days.saturating_mul(24)))
-        .unwrap_or(now)
-}
-
-/// Sets the validity, from midnight (UTC) to midnight.
-fn valid(params: &mut CertificateParams, now: Timestamp, days: i64) {
-    let day = |days| {
-        let date = days_after(now, days).to_zoned(TimeZone::UTC).date();
-        rcgen::date_time_ymd(
-            i32::from(date.year()),
-            date.month().unsigned_abs(),
-            date.day().unsigned_abs(),
-        )
+/// Makes the cluster's id and its first root, and proposes both.
+async fn create(
+    propose: &dyn Propose,
+    dir: &Path,
+    lives: Lives,
+    now: Timestamp,
+) -> Result<(), StartError> {
+    let seal = Seal::open(dir, true)?;
+    let cluster = node_id_text(rand::random::<u64>().max(1));
+    let key = new_key()?;
+    let root = issue::root_params(&cluster, now, lives.root)
+        .self_signed(&key)
+        .map_err(pki)?;
+    let record = CaRecord {
+        roots: vec![root.pem()],
+        key: seal.seal(key.serialize_pem().as_bytes(), &about(&cluster))?,
+        rotation: None,
     };
-    (params.not_before, params.not_after) = (day(-EARLY_DAYS), day(days));
+    let put = |table: &str, key: Key, bytes: Vec<u8>| {
+        let mut command = Command::put(table, key, Expect::Absent, Bytes::from(bytes), Vec::new());
+        command.group = 1;
+        command
+    };
+    let commands = vec![
+        put(
+            CLUSTER,
+            Key::new("", "cluster"),
+            serde_json::to_vec(&ClusterRecord { id: cluster }).map_err(pki)?,
+        ),
+        put(PKI, record_key(), serde_json::to_vec(&record).map_err(pki)?),
+    ];
+    for result in propose.propose(commands).await? {
+        // A refusal means that another member was faster: its record is used.
+        if let Err(why) = result {
+            tracing::debug!(%why, "the CA record is there already");
+        }
+    }
+    Ok(())
 }
 
-/// When a certificate issued at `now` should be replaced.
-pub(crate) fn renew_at(now: Timestamp) -> Timestamp {
-    days_after(now, LEAF_DAYS * 2 / 3)
+/// What the seal of a CA key is bound to.
+pub(super) fn about(cluster: &str) -> String {
+    format!("coracle ca {cluster}")
 }

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::ca::NodeIdentity;
+use super::identity::NodeIdentity;
 
 /// A kubeconfig with everything embedded, for the API at `url`.
 pub fn kubeconfig(url: &str, admin: &NodeIdentity) -> String {

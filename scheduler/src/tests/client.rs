@@ -70,7 +70,8 @@ impl Client {
         }
     }
 
-    fn with(url: &str, ca: &str, identity: Option<&NodeIdentity>) -> Self {
+    /// For any server, roots and certificate.
+    pub fn with(url: &str, ca: &str, identity: Option<&NodeIdentity>) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

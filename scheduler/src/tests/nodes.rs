@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::client::Client;
 use super::{config, scheduler};
-use crate::pki::{Resolver, client_config, server_config};
+use crate::pki::{Clients, Resolver, client_config, server_config};
 use crate::{NodeIdentity, Role, Scheduler, start};
 
 /// A key and a certificate request that asks for far too much.
@@ -193,7 +193,11 @@ async fn fake_runner(s: &Scheduler, identity: &NodeIdentity) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let acceptor = TlsAcceptor::from(Arc::new(
-        server_config(s.ca.root_store().unwrap(), Resolver::new(identity).unwrap()).unwrap(),
+        server_config(
+            Clients::new(&s.ca_pem()).unwrap(),
+            Resolver::new(identity).unwrap(),
+        )
+        .unwrap(),
     ));
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
@@ -245,8 +249,7 @@ async fn logs_come_from_the_runner_that_was_asked() {
             Timestamp::now(),
         )
         .unwrap();
-    let client =
-        crate::runners::client(client_config(s.ca.root_store().unwrap(), &member).unwrap());
+    let client = crate::runners::client(client_config(&s.ca_pem(), &member).unwrap());
     let request = |node: &str, pod: &str| LogRequest {
         node: node.into(),
         address: addr.clone(),

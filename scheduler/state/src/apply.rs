@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use serde_json::Value;
 
 use crate::command::{Applied, Batch, Command, Expect, Op, Refused};
-use crate::ring::{Change, Event};
+use crate::ring::{Change, Event, Frame};
 use crate::table::{Obj, Table, internal};
 use crate::{Results, View};
 
@@ -79,9 +79,7 @@ impl State {
                 self.group(at, group, &mut results);
             }
         }
-        for table in self.view.tables.values_mut() {
-            table.trim(at);
-        }
+        self.view.tables.trim(at);
         if batch.request_id != 0 {
             self.replies
                 .insert(batch.request_id, Arc::new(results.clone()));
@@ -175,7 +173,7 @@ impl State {
             claims: claims.to_vec(),
             attrs,
         });
-        let table = self.view.tables.entry(command.table.clone()).or_default();
+        let table = self.view.tables.open(&command.table);
         if let Some(o) = &old {
             self.hash = self.hash.wrapping_sub(o.row_hash(&command.table));
             table.unindex(o);
@@ -195,6 +193,7 @@ impl State {
                 change,
                 obj,
                 before: old,
+                frame: Frame::default(),
             });
         }
         Ok(Applied {
@@ -207,7 +206,7 @@ impl State {
         self.release(&old.claims);
         let is_internal = internal(table_name);
         let revision = self.next(is_internal);
-        let table = self.view.tables.entry(table_name.to_string()).or_default();
+        let table = self.view.tables.open(table_name);
         self.hash = self.hash.wrapping_sub(old.row_hash(table_name));
         table.unindex(old);
         table.objects.remove(&old.key);
@@ -226,6 +225,7 @@ impl State {
                 change: Change::Deleted,
                 obj: last,
                 before: Some(old.clone()),
+                frame: Frame::default(),
             });
         }
         Applied {
@@ -346,7 +346,7 @@ impl State {
     }
 
     pub(crate) fn table_mut(&mut self, name: &str) -> &mut Table {
-        self.view.tables.entry(name.to_string()).or_default()
+        self.view.tables.open(name)
     }
 }
 

@@ -1,11 +1,14 @@
-//! Commands and the log format: a version byte, a CBOR envelope, raw object bytes inside.
+//! Commands and the log format: a version byte, the leader's time and the request id at fixed places, then a CBOR
+//! envelope with raw object bytes inside. (Format 1 had time and id inside the envelope; it is still read.)
 
 use bytes::Bytes;
 use coracle_api::{Claim, Key, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Version byte of the entry format.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
+/// Bytes before the envelope: version, time in microseconds (i64, big-endian), request id (u64, big-endian).
+const HEAD_BYTES: usize = 17;
 /// Bound on one encoded batch. Above it a proposal is refused: one entry must fit a replication message.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 
@@ -108,24 +111,59 @@ pub enum FormatError {
 }
 
 impl Batch {
-    /// Encodes for the log.
+    /// Encodes for the log. The time is kept to the microsecond.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
-        ciborium::into_writer(self, &mut out).expect("a batch serialises into memory");
+        let mut out = Vec::with_capacity(256);
+        out.push(FORMAT);
+        out.extend_from_slice(&self.at.as_microsecond().to_be_bytes());
+        out.extend_from_slice(&self.request_id.to_be_bytes());
+        ciborium::into_writer(&self.commands, &mut out).expect("a batch serialises into memory");
         out
     }
 
     /// Decodes from the log.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        match bytes.split_first() {
-            Some((&FORMAT, rest)) => {
-                ciborium::from_reader(rest).map_err(|e| FormatError::Corrupt(e.to_string()))
+        let corrupt = |e: &dyn std::fmt::Display| FormatError::Corrupt(e.to_string());
+        match bytes.first() {
+            Some(1) => ciborium::from_reader(&bytes[1..]).map_err(|e| corrupt(&e)),
+            Some(&FORMAT) => {
+                let (head, rest) = bytes
+                    .split_at_checked(HEAD_BYTES)
+                    .ok_or_else(|| corrupt(&"an entry ends early"))?;
+                let number = |from: usize| <[u8; 8]>::try_from(&head[from..from + 8]);
+                let at = number(1).map_err(|e| corrupt(&e))?;
+                let id = number(9).map_err(|e| corrupt(&e))?;
+                Ok(Self {
+                    at: Timestamp::from_microsecond(i64::from_be_bytes(at))
+                        .map_err(|e| corrupt(&e))?,
+                    request_id: u64::from_be_bytes(id),
+                    commands: ciborium::from_reader(rest).map_err(|e| corrupt(&e))?,
+                })
             }
-            Some((&found, _)) if found > FORMAT => Err(FormatError::Newer {
+            Some(&found) if found > FORMAT => Err(FormatError::Newer {
                 found,
                 known: FORMAT,
             }),
-            _ => Err(FormatError::Corrupt("empty or zero-version entry".into())),
+            _ => Err(corrupt(&"empty or zero-version entry")),
+        }
+    }
+}
+
+/// An encoded batch with another time: the leader stamps what other members forward, since only its clock counts.
+pub fn stamped(batch: Bytes, at: Timestamp) -> Result<Bytes, FormatError> {
+    match batch.first() {
+        Some(&FORMAT) if batch.len() >= HEAD_BYTES => {
+            let mut batch = batch
+                .try_into_mut()
+                .unwrap_or_else(|shared| bytes::BytesMut::from(&shared[..]));
+            batch[1..9].copy_from_slice(&at.as_microsecond().to_be_bytes());
+            Ok(batch.freeze())
+        }
+        // A member of the version before: decoded and encoded anew.
+        _ => {
+            let mut batch = Batch::decode(&batch)?;
+            batch.at = at;
+            Ok(batch.encode().into())
         }
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub mod apply;
 pub mod command;
 pub mod ring;
+pub mod rows;
 pub mod snapshot;
 pub mod table;
 pub mod view;
@@ -21,7 +22,8 @@ pub mod view;
 pub use apply::State;
 pub use command::{Applied, Batch, Command, Expect, FormatError, Op, Refused};
 pub use coracle_api::{Amounts, Attrs, Claim, Key};
-pub use ring::{Change, Event};
+pub use ring::{Change, Event, Frame};
+pub use rows::{Objects, Tables};
 pub use table::{Obj, Table};
 pub use view::View;
 
@@ -62,4 +64,7 @@ pub trait Views: Send + Sync + 'static {
     fn view(&self) -> Arc<View>;
     /// Resolves once this member has applied past `revision`.
     fn newer_than(&self, revision: u64) -> BoxFuture<'_, Arc<View>>;
+    /// A view that holds every write any member had acknowledged before the call. Costs a round to the leader where
+    /// there are several members; an error means that there is none at present.
+    fn fresh(&self) -> BoxFuture<'_, Result<Arc<View>, ProposeError>>;
 }

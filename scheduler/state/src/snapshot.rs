@@ -11,13 +11,64 @@ use serde::{Deserialize, Serialize};
 use crate::Results;
 use crate::apply::State;
 use crate::command::FormatError;
-use crate::ring::{Change, Event};
+use crate::ring::{Change, Event, Frame};
 use crate::table::{Obj, internal};
+use crate::view::View;
 
 /// Version byte of the snapshot format.
 pub const FORMAT: u8 = 1;
 /// Bound on one record: the largest object plus its envelope.
 const RECORD_BYTES_MAX: u32 = 64 << 20;
+/// How far a new history begins above the old one: far more writes than any cluster makes between a backup and its
+/// restore, and small enough that nine million restores fit the 2^53 that JavaScript clients count to.
+pub const NEW_HISTORY: u64 = 1_000_000_000;
+
+/// How much one table holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// Table name.
+    pub table: String,
+    /// Objects in it.
+    pub objects: u64,
+    /// Bytes of those objects, without keys and indexes.
+    pub bytes: u64,
+}
+
+/// Counts what a snapshot of this view holds, by table in name order; empty tables are left out.
+pub fn census(view: &View) -> Vec<Census> {
+    let count = |(name, table): (&String, &crate::table::Table)| {
+        let bytes = table.objects.values().map(|o| o.bytes.len() as u64).sum();
+        Census {
+            table: name.clone(),
+            objects: table.objects.len() as u64,
+            bytes,
+        }
+    };
+    let all = view.tables.iter().map(count);
+    all.filter(|c| c.objects > 0).collect()
+}
+
+/// Makes this state the beginning of a new history, of which nobody has seen anything: after a restore or the loss of
+/// a quorum, clients may hold revisions that this state never reached. Counters rise by [`NEW_HISTORY`]; every ring is
+/// empty with its floor at the new revision, also of kinds without objects, so that each watch of before gets 410 and
+/// lists again. Answers kept for retries are forgotten: their proposals belong to the old history. No object changes.
+pub fn new_history(state: &mut State) {
+    state.view.revision = state.view.revision.saturating_add(NEW_HISTORY);
+    state.internal_revision = state.internal_revision.saturating_add(NEW_HISTORY);
+    let floor = state.view.revision;
+    for kind in coracle_api::kinds::KINDS.iter().filter(|k| k.stored) {
+        state.table_mut(kind.table);
+    }
+    for (name, table) in &mut state.view.tables {
+        if !internal(name) {
+            table.ring.clear();
+            table.ring_bytes = 0;
+            table.ring_floor = floor;
+        }
+    }
+    state.replies.clear();
+    state.reply_order.clear();
+}
 
 #[derive(Serialize, Deserialize)]
 enum Record {
@@ -273,6 +324,7 @@ pub fn read(input: &mut dyn Read) -> Result<State, FormatError> {
                     change,
                     obj,
                     before,
+                    frame: Frame::default(),
                 });
             }
             Record::Reply { id, results } => {

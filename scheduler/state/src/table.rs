@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::ring::Event;
+use crate::rows::Objects;
 
 /// Whether a table is internal: no resourceVersion, no events. Their names begin with `coracle.`.
 pub fn internal(table: &str) -> bool {
@@ -81,7 +82,7 @@ impl Obj {
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     /// Objects by key.
-    pub objects: OrdMap<Key, Arc<Obj>>,
+    pub objects: Objects,
     /// Keys by the uid of each owner.
     pub by_owner: OrdMap<String, OrdSet<Key>>,
     /// Keys by `spec.nodeName` (pods).

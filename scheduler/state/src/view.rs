@@ -1,15 +1,15 @@
 //! An immutable snapshot of the state: what planners decide on and servers answer from.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coracle_api::{Amounts, Key, Timestamp};
 use imbl::OrdMap;
 
 use crate::ring::Event;
-use crate::table::{Obj, Table};
+use crate::rows::Tables;
+use crate::table::Obj;
 
-/// A snapshot. Cloning is a few reference counts per table.
+/// A snapshot. Cloning is one reference count per table.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// The newest revision.
@@ -17,7 +17,7 @@ pub struct View {
     /// Logged time of the last batch.
     pub at: Timestamp,
     /// Tables by name.
-    pub tables: BTreeMap<String, Table>,
+    pub tables: Tables,
     /// What bound pods use, by node.
     pub node_used: OrdMap<String, Amounts>,
     /// Holder (`table`, key) of each unique value, by (space, value).
@@ -97,5 +97,19 @@ impl View {
             None => Some(Vec::new()),
             Some(t) => t.events_after(revision),
         }
+    }
+
+    /// This view with one table as it was at an earlier revision; `None` if that is no longer known. Only that table
+    /// and the revision are of then.
+    pub fn rewound(&self, table: &str, revision: u64) -> Option<Self> {
+        if revision > self.revision {
+            return None;
+        }
+        let mut then = self.clone();
+        then.revision = revision;
+        if let Some(now) = self.tables.get(table) {
+            then.tables.insert(table.to_string(), now.at(revision)?);
+        }
+        Some(then)
     }
 }

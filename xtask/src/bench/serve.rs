@@ -72,6 +72,7 @@ pub fn run(quick: bool) -> Result<()> {
         ratio: ours / theirs,
         unit: "requests/s",
         runs,
+        extra: Default::default(),
     })?;
     let (ours, theirs) = (side(&p99, 0), side(&p99, 1));
     report(&Figure {
@@ -83,6 +84,7 @@ pub fn run(quick: bool) -> Result<()> {
         ratio: theirs / ours,
         unit: "ms",
         runs: p99,
+        extra: Default::default(),
     })
 }
 

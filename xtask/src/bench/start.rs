@@ -45,6 +45,7 @@ pub fn run(quick: bool) -> Result<()> {
         ratio: K3S_SECONDS / ours,
         unit: "s",
         runs,
+        extra: Default::default(),
     })
 }
 

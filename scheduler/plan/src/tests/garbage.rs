@@ -1,6 +1,6 @@
 //! Owners, dependents, namespaces, and forgetting.
 
-use coracle_api::Key;
+use coracle_api::{Key, meta};
 use serde_json::json;
 
 use super::{Cluster, check};
@@ -148,6 +148,30 @@ fn events_are_counted_then_forgotten() {
     );
     c.play("wait 3700s");
     assert_eq!(c.play("show events"), "nothing\n");
+}
+
+#[test]
+fn events_beyond_their_budget_go_oldest_first() {
+    let names = |c: &Cluster| -> Vec<String> {
+        let mut all: Vec<_> = c.view().list("events", None).cloned().collect();
+        all.sort_by_key(|e| e.revision);
+        all.into_iter().map(|e| e.key.name.clone()).collect()
+    };
+    for bytes in [false, true] {
+        let mut c = Cluster::new();
+        for i in [3, 1, 4, 0, 2] {
+            let time = meta::time_text(c.now);
+            let event = json!({"metadata": {"name": format!("e{i}"), "namespace": "default"}, "lastTimestamp": time});
+            c.put("events", event);
+        }
+        let one = c.view().list("events", None).next().unwrap().bytes.len();
+        match bytes {
+            true => c.settings.event_bytes_max = one * 2 + 1,
+            false => c.settings.events_max = 2,
+        }
+        c.play("wait 61s");
+        assert_eq!(names(&c), ["e0", "e2"], "by bytes: {bytes}");
+    }
 }
 
 #[test]

@@ -104,6 +104,20 @@ fn a_new_leader_does_not_give_a_lost_node_another_lease() {
 }
 
 #[test]
+fn a_new_leader_gives_every_node_a_whole_lease() {
+    let mut c = Cluster::new();
+    c.play("node n1\nnode n2\nrun\nkill n1\nwait 35s");
+    assert_eq!(c.play("show nodes"), "n1 Ready=True \nn2 Ready=True \n");
+    // The renewals of the last second may have been lost with the old leader: nobody is given up before a whole lease.
+    c.volatile = crate::Volatile::default();
+    c.queue = crate::Queue::default();
+    c.play("wait 30s");
+    assert_eq!(c.play("show nodes"), "n1 Ready=True \nn2 Ready=True \n");
+    c.play("wait 20s");
+    assert!(c.play("show nodes").starts_with("n1 Ready=Unknown"));
+}
+
+#[test]
 fn time_in_which_the_leader_slept_costs_nobody_a_lease() {
     let mut c = Cluster::new();
     c.play("node n1\nrc web replicas=1\nrun\nwait 10s");

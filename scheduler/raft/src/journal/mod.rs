@@ -1,8 +1,7 @@
-//! The log store: what raft writes before it answers. [`Journal`] is our own trait, so that the crate behind it can be
-//! replaced (consensus.md section 3) and each implementation runs openraft's suite; [`store`] adapts it to openraft.
+//! The log store: what raft writes before it answers. [`Journal`] is our own trait with two implementations: [`wal`] is
+//! what runs, [`raftlog`] what data format 1 had. Each runs openraft's suite; [`store`] adapts them to openraft.
 
-pub mod codec;
-pub mod repair;
+pub mod raftlog;
 pub mod store;
 pub mod synced;
 pub mod wal;
@@ -71,8 +70,8 @@ pub trait Journal: Send + Sync + 'static {
     fn purge(&self, id: &LogId, done: Done) -> io::Result<()>;
     /// Entries in `[from, to)`, at least one if there is one, stopping after `bytes_max` bytes.
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>>;
-    /// Bytes ever appended: rises for the life of the log, survives restarts.
+    /// Bytes of records ever appended: rises for the life of the log, survives restarts.
     fn end_offset(&self) -> u64;
-    /// Bytes on disk now.
+    /// Bytes of the disk the log uses now, without what is prepared for later.
     fn disk_bytes(&self) -> u64;
 }

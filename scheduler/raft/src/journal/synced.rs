@@ -1,5 +1,5 @@
-//! The last synced offset, kept beside the log. It tells a torn tail (never acknowledged, cut off) from rot below it
-//! (acknowledged, refused). A lower bound: it is written after each sync and itself synced only by the kernel.
+//! How far the log was synced, kept beside it. It tells a torn tail (never acknowledged, dropped) from rot below it
+//! (acknowledged, refused). A lower bound: it is written after a sync and itself synced only by the kernel and at the end.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -39,7 +39,12 @@ impl Synced {
         })
     }
 
-    /// Everything below this offset was synced. 0 = unknown.
+    /// Makes the marker durable.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Everything up to here was synced. 0 = unknown.
     pub fn offset(&self) -> u64 {
         self.offset.load(Ordering::Acquire)
     }

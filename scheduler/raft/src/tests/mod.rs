@@ -1,9 +1,20 @@
 //! Tests of the stores and of a whole single-member replica, with crashes made by copying and cutting its files.
 
+mod bounded;
+mod child;
+mod cluster;
 mod crash;
+mod decode;
+mod faults;
+mod gate;
 mod journal;
+mod model;
+mod net;
+mod rebuild;
+mod replay;
 mod replica;
 mod suite;
+mod workload;
 
 use std::path::Path;
 
@@ -11,7 +22,6 @@ use bytes::Bytes;
 use coracle_state::{Command, Expect, Key};
 use openraft::EntryPayload;
 
-use crate::journal::wal::WalJournal;
 use crate::journal::{Done, Journal};
 use crate::types::{Data, Entry, LogId};
 
@@ -74,19 +84,28 @@ pub fn synced(write: impl FnOnce(Done) -> std::io::Result<()>) {
 }
 
 /// Appends `n` entries of 100 bytes from `from` on, one sync each.
-pub fn fill(journal: &WalJournal, from: u64, n: u64) {
+pub fn fill(journal: &dyn Journal, from: u64, n: u64) {
     for index in from..from + n {
         synced(|done| journal.append(vec![entry(index, &[index as u8; 100])], done));
     }
 }
 
-/// Chunk files in order.
-pub fn chunks(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut all: Vec<_> = std::fs::read_dir(dir.join("log"))
+/// Log files of a directory `raft`, in order.
+pub fn segments(raft: &Path) -> Vec<std::path::PathBuf> {
+    let mut all: Vec<_> = std::fs::read_dir(raft.join("wal"))
         .unwrap()
         .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == "wal"))
+        .filter(|p| p.extension().is_some_and(|e| e == "seg"))
         .collect();
     all.sort();
     all
+}
+
+/// Waits until a condition holds that time alone brings about.
+pub fn eventually(condition: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !condition() {
+        assert!(begun.elapsed().as_secs() < 20, "it never came about");
+        std::thread::yield_now();
+    }
 }

@@ -1,6 +1,8 @@
 //! `POST /pods/X/binding`: places a pod by hand. It makes the same single write as the scheduler: node, address and
 //! condition together, with the claims that keep the node within its allocatable.
 
+use std::sync::Arc;
+
 use coracle_api::{ApiError, meta};
 use serde_json::{Value, json};
 
@@ -9,7 +11,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::reply::{self, Answer};
 use crate::write::{ATTEMPTS_MAX, Outcome, commit, put, refused};
-use coracle_state::{Expect, Refused};
+use coracle_state::{Expect, Obj, Refused, View};
 
 /// Binds the pod to `target`.
 pub async fn bind(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer {
@@ -18,37 +20,14 @@ pub async fn bind(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer {
     if node.is_empty() || !matches!(binding["target"]["kind"].as_str(), None | Some("" | "Node")) {
         return Err(ApiError::bad_request("target: must name a Node"));
     }
+    let (mut view, mut fresh) = (ctx.view(), false);
     for _ in 0..ATTEMPTS_MAX {
-        let view = ctx.view();
-        let obj = view
-            .get("pods", &call.key())
-            .ok_or_else(|| call.not_found())?;
-        let live = obj.value();
-        let uid = meta::uid(binding);
-        if !uid.is_empty() && uid != meta::uid(&live) {
-            return Err(call.conflict(
-                &call.name,
-                &format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    meta::uid(&live)
-                ),
-            ));
+        let looked = unbound(call, &view, binding);
+        if (looked.is_err() || call.query.dry_run()?) && !fresh {
+            (view, fresh) = (ctx.fresh().await?, true);
+            continue;
         }
-        if let Some(bound) = live["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
-            return Err(call.conflict(
-                &call.name,
-                &format!("pod {} is already assigned to node {bound:?}", call.name),
-            ));
-        }
-        if obj.attrs.deleting {
-            return Err(call.conflict(
-                &call.name,
-                &format!(
-                    "pod {} is being deleted, cannot be assigned to a host",
-                    call.name
-                ),
-            ));
-        }
+        let (obj, live) = looked?;
         let ip = ctx
             .config
             .pod_range
@@ -78,8 +57,43 @@ pub async fn bind(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer {
             Outcome::Refused(Refused::Precondition { .. } | Refused::Taken { .. }) => {}
             Outcome::Refused(r) => return Err(refused(call, &call.name, r)),
         }
+        (view, fresh) = (ctx.view(), false);
     }
     Err(call.conflict(&call.name, "too many writers at once; try again"))
+}
+
+/// The pod, if it may be bound.
+fn unbound(call: &Call, view: &View, binding: &Value) -> Result<(Arc<Obj>, Value), ApiError> {
+    let obj = view
+        .get("pods", &call.key())
+        .ok_or_else(|| call.not_found())?;
+    let live = obj.value();
+    let uid = meta::uid(binding);
+    if !uid.is_empty() && uid != meta::uid(&live) {
+        return Err(call.conflict(
+            &call.name,
+            &format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                meta::uid(&live)
+            ),
+        ));
+    }
+    if let Some(bound) = live["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+        return Err(call.conflict(
+            &call.name,
+            &format!("pod {} is already assigned to node {bound:?}", call.name),
+        ));
+    }
+    if obj.attrs.deleting {
+        return Err(call.conflict(
+            &call.name,
+            &format!(
+                "pod {} is being deleted, cannot be assigned to a host",
+                call.name
+            ),
+        ));
+    }
+    Ok((obj.clone(), live))
 }
 
 fn place(pod: &mut Value, node: &str, ip: &str, now: &str) {

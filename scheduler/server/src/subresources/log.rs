@@ -18,7 +18,13 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// Streams a container's log.
 pub async fn log(ctx: &Arc<Context>, call: &Call) -> Answer {
-    let view = ctx.view();
+    let mut view = ctx.view();
+    if view
+        .get("pods", &call.key())
+        .is_none_or(|p| p.attrs.node_name.is_empty())
+    {
+        view = ctx.fresh().await?;
+    }
     let pod = view
         .get("pods", &call.key())
         .ok_or_else(|| call.not_found())?

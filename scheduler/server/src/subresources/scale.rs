@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::body::{self, Decoded};
 use crate::call::Call;
 use crate::context::Context;
+use crate::read;
 use crate::reply::{self, Answer};
 use crate::write::patch::Patch;
 use crate::write::prepare::Part;
@@ -45,8 +46,8 @@ pub fn of(kind: &Kind, object: &Value) -> Value {
 }
 
 /// `GET /scale`.
-pub fn get(ctx: &Context, call: &Call) -> Answer {
-    let view = ctx.view();
+pub async fn get(ctx: &Context, call: &Call) -> Answer {
+    let view = read::snapshot(ctx, call.query.resource_version()?).await?;
     let obj = view
         .get(call.kind.table, &call.key())
         .ok_or_else(|| call.not_found())?;

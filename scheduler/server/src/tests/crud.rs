@@ -343,7 +343,14 @@ async fn without_a_leader_writes_say_when_to_come_back() {
         reply.refused(503, "ServiceUnavailable")["details"]["retryAfterSeconds"],
         1
     );
-    s.get(CONFIG_MAPS).send().await.expect(200);
+    // A read must not miss what others were told, unless the client says that it may.
+    let reply = s.get(CONFIG_MAPS).send().await;
+    assert_eq!(reply.header("retry-after"), ["1"]);
+    reply.refused(503, "ServiceUnavailable");
+    s.get(&format!("{CONFIG_MAPS}?resourceVersion=0"))
+        .send()
+        .await
+        .expect(200);
 }
 
 #[tokio::test]

@@ -218,6 +218,139 @@ async fn coracle_paths() {
 }
 
 #[tokio::test]
+async fn certificate_paths() {
+    let s = Server::new().await;
+    let mut n1 = Identity::new("system:node:n1", &["system:nodes"]);
+    n1.node_id = Some("00000000000000a1".into());
+    let renewed = s
+        .post("/coracle/v1/renew")
+        .identity(Some(n1.clone()))
+        .body(&json!({"csr": "PEM"}))
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(
+        renewed,
+        json!({"for": "system:node:n1", "id": "00000000000000a1", "csr": "PEM"})
+    );
+    let rotate = "/coracle/v1/ca/rotate";
+    let done = s.post(rotate).body(&json!({"finish": true})).send().await;
+    assert_eq!(done.expect(200), json!({"finish": true}));
+    let member = Identity::new("system:member:b", &["system:members"]);
+    for who in [n1.clone(), member] {
+        s.post(rotate)
+            .identity(Some(who))
+            .body(&json!({}))
+            .send()
+            .await
+            .refused(403, "Forbidden");
+    }
+    let status = "/coracle/v1/ca/status";
+    assert_eq!(
+        s.get(status).send().await.expect(200),
+        json!({"rotation": null})
+    );
+    s.get(status)
+        .identity(Some(n1))
+        .send()
+        .await
+        .refused(403, "Forbidden");
+    s.get(rotate).send().await.refused(405, "MethodNotAllowed");
+}
+
+#[tokio::test]
+async fn backup_paths() {
+    let s = Server::new().await;
+    let backup = s.get("/coracle/v1/backup").send().await;
+    assert_eq!(backup.code, 200);
+    assert_eq!(backup.text, "first second");
+    assert_eq!(
+        backup.headers["content-disposition"],
+        "attachment; filename=\"one.backup\""
+    );
+    let list = s.get("/coracle/v1/backups").send().await.expect(200);
+    assert_eq!(list["backups"], json!([]));
+    let refusal = s.post("/coracle/v1/backup").send().await;
+    refusal.refused(405, "MethodNotAllowed");
+    for who in [
+        None,
+        Some(Identity::new("system:node:n1", &["system:nodes"])),
+    ] {
+        let code = s.get("/coracle/v1/backup").identity(who).send().await.code;
+        assert!(matches!(code, 401 | 403), "Secrets are in a backup: {code}");
+    }
+}
+
+#[tokio::test]
+async fn member_paths() {
+    let s = Server::new().await;
+    let base = "/coracle/v1/members";
+    let list = s.get(base).send().await.expect(200);
+    assert_eq!(list["members"], json!([]));
+    let refusal = s.post(base).body(&json!({"name": "b"})).send().await;
+    let refusal = refusal.refused(403, "Forbidden");
+    assert!(
+        refusal["message"]
+            .as_str()
+            .unwrap()
+            .contains("E_MEMBER_ADD"),
+        "an administrator adds no member by hand: {refusal}"
+    );
+    let b = Identity::new("system:member:b", &["system:members"]);
+    let added = s
+        .post(base)
+        .identity(Some(b))
+        .body(&json!({"name": "b"}))
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(
+        (&added["added"], &added["by"]),
+        (&json!("b"), &json!("system:member:b"))
+    );
+    let removed = s.delete(&format!("{base}/b")).send().await.expect(200);
+    assert_eq!(
+        (&removed["removed"], &removed["force"]),
+        (&json!("b"), &Value::Null)
+    );
+    let promoted = s
+        .post(&format!("{base}/b/promote"))
+        .body(&json!({"force": true}))
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(
+        (&promoted["promoted"], &promoted["force"]),
+        (&json!("b"), &json!(true))
+    );
+    let to = json!({"to": "b"});
+    let moved = s.post(&format!("{base}/transfer")).body(&to).send().await;
+    assert_eq!(moved.expect(200), to);
+    s.put(&format!("{base}/b"))
+        .body(&json!({}))
+        .send()
+        .await
+        .refused(405, "MethodNotAllowed");
+    s.get(&format!("{base}/b/nope"))
+        .send()
+        .await
+        .refused(404, "NotFound");
+
+    let n1 = Some(Identity::new("system:node:n1", &["system:nodes"]));
+    let list = s
+        .get("/coracle/v1/endpoints")
+        .identity(n1.clone())
+        .send()
+        .await;
+    assert_eq!(list.expect(200)["api"], json!(["https://127.0.0.1:6443"]));
+    s.get(base)
+        .identity(n1)
+        .send()
+        .await
+        .refused(403, "Forbidden");
+}
+
+#[tokio::test]
 async fn answers_are_counted_and_named() {
     let s = Server::new().await;
     let reply = s

@@ -129,6 +129,7 @@ async fn pages_show_one_snapshot() {
         .await
         .expect(200);
     assert_eq!(exact["items"].as_array().unwrap().len(), 5);
+    s.forget().await;
     s.get(&format!(
         "{CONFIG_MAPS}?resourceVersion=1&resourceVersionMatch=Exact"
     ))
@@ -147,6 +148,7 @@ async fn a_forgotten_snapshot_is_410_with_a_way_on() {
     for i in 0..4 {
         s.config_map(&format!("m{i}"), "1").await;
     }
+    s.forget().await;
     let after = coracle_state::Key::new("default", "m1");
     let token = crate::pages::Continue { revision: 1, after }.encode();
     let status = s
@@ -167,6 +169,46 @@ async fn a_forgotten_snapshot_is_410_with_a_way_on() {
         .map(|i| i["metadata"]["name"].as_str().unwrap())
         .collect();
     assert_eq!(seen, ["m2", "m3"]);
+}
+
+/// A page asked for at another member than the one before shows the same snapshot: it is made again from the changes.
+#[tokio::test]
+async fn a_page_may_follow_one_of_another_member() {
+    let s = Server::new().await;
+    for i in 0..4 {
+        s.config_map(&format!("m{i}"), "1").await;
+    }
+    let revision = s.revision();
+    s.delete(&format!("{CONFIG_MAPS}/m2"))
+        .send()
+        .await
+        .expect(200);
+    s.config_map("m2", "again").await;
+    s.delete(&format!("{CONFIG_MAPS}/m3"))
+        .send()
+        .await
+        .expect(200);
+    s.config_map("m4", "1").await;
+    let after = coracle_state::Key::new("default", "m1");
+    let token = crate::pages::Continue { revision, after }.encode();
+    let rest = s
+        .get(&format!("{CONFIG_MAPS}?limit=9&continue={token}"))
+        .send()
+        .await
+        .expect(200);
+    let seen: Vec<(&str, &str)> = rest["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| {
+            (
+                i["metadata"]["name"].as_str().unwrap(),
+                i["data"]["k"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(seen, [("m2", "1"), ("m3", "1")]);
+    assert_eq!(rest["metadata"]["resourceVersion"], revision.to_string());
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,11 +2,14 @@
 
 mod authorisation;
 mod bad_input;
+mod bench;
 mod crud;
 mod deletion;
 mod endpoints;
+mod history;
 mod kubectl;
 mod lists;
+mod members;
 mod patches;
 mod protobuf;
 mod services;
@@ -30,7 +33,10 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::context::{Context, ContextConfig, Join, LogRequest, LogStream, Runners, Tokens};
+use crate::context::{
+    BackupStream, Backups, Certificates, Context, ContextConfig, Join, LogRequest, LogStream,
+    Members, Runners, Tokens,
+};
 use crate::identity::Identity;
 use crate::service_alloc::Range;
 
@@ -42,6 +48,8 @@ pub struct Fake {
     rivals: Mutex<Vec<Command>>,
     /// While set, there is no leader.
     down: AtomicBool,
+    /// While set, what others write reaches this member only when it asks or writes itself.
+    lags: AtomicBool,
     /// Seconds since the epoch.
     clock: AtomicI64,
     acks: Mutex<Vec<(String, u64)>>,
@@ -52,16 +60,24 @@ impl Fake {
         Timestamp::from_second(self.clock.load(Ordering::SeqCst)).unwrap()
     }
 
-    /// Applies directly, as a controller would.
+    /// Applies directly, as a controller or another member would.
     pub fn apply(&self, commands: Vec<Command>) -> Results {
-        let mut state = self.state.lock().unwrap();
-        let results = state.apply(&Batch {
+        let results = self.state.lock().unwrap().apply(&Batch {
             at: self.now(),
             request_id: 0,
             commands,
         });
-        self.views.send_replace(Arc::new(state.view()));
+        if !self.lags.load(Ordering::SeqCst) {
+            self.publish();
+        }
         results
+    }
+
+    /// This member has applied everything.
+    pub fn publish(&self) -> Arc<View> {
+        let view = Arc::new(self.state.lock().unwrap().view());
+        self.views.send_replace(view.clone());
+        view
     }
 }
 
@@ -75,7 +91,9 @@ impl Propose for Fake {
             if !rivals.is_empty() {
                 self.apply(rivals);
             }
-            Ok(self.apply(commands))
+            let results = self.apply(commands);
+            self.publish();
+            Ok(results)
         })
     }
 }
@@ -92,6 +110,15 @@ impl Views for Fake {
                 .await
                 .unwrap()
                 .clone()
+        })
+    }
+
+    fn fresh(&self) -> BoxFuture<'_, Result<Arc<View>, ProposeError>> {
+        Box::pin(async move {
+            match self.down.load(Ordering::SeqCst) {
+                true => Err(ProposeError::NoLeader("test".into())),
+                false => Ok(self.publish()),
+            }
         })
     }
 }
@@ -123,6 +150,79 @@ impl Join for Outside {
 impl Tokens for Outside {
     fn create(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>> {
         Box::pin(async move { Ok(json!({"token": body["role"]})) })
+    }
+}
+
+/// Members that say what they were asked.
+impl Backups for Outside {
+    fn save(&self) -> BoxFuture<'_, Result<BackupStream, ApiError>> {
+        Box::pin(async move {
+            let chunks = [
+                Ok(Bytes::from_static(b"first ")),
+                Ok(Bytes::from_static(b"second")),
+            ];
+            Ok(BackupStream {
+                name: "one.backup".into(),
+                bytes: Box::pin(futures_util::stream::iter(chunks)),
+            })
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"backups": []})) })
+    }
+}
+
+impl Members for Outside {
+    fn list(&self) -> BoxFuture<'_, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"members": []})) })
+    }
+
+    fn add<'a>(
+        &'a self,
+        user: &'a Identity,
+        body: Value,
+    ) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"added": body["name"], "by": user.user})) })
+    }
+
+    fn remove<'a>(&'a self, which: &'a str, body: Value) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"removed": which, "force": body["force"]})) })
+    }
+
+    fn promote<'a>(
+        &'a self,
+        which: &'a str,
+        body: Value,
+    ) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"promoted": which, "force": body["force"]})) })
+    }
+
+    fn transfer(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"to": body["to"]})) })
+    }
+
+    fn endpoints(&self) -> Value {
+        json!({"api": ["https://127.0.0.1:6443"]})
+    }
+}
+
+/// Certificates that say what was asked.
+impl Certificates for Outside {
+    fn renew<'a>(
+        &'a self,
+        who: &'a Identity,
+        body: Value,
+    ) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"for": who.user, "id": who.node_id, "csr": body["csr"]})) })
+    }
+
+    fn status(&self) -> Value {
+        json!({"rotation": null})
+    }
+
+    fn rotate(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"finish": body["finish"]})) })
     }
 }
 
@@ -193,6 +293,7 @@ pub struct Ask<'a> {
     accept: Option<String>,
     headers: Vec<(String, String)>,
     identity: Option<Identity>,
+    closing: Option<crate::tls::Closing>,
 }
 
 impl Ask<'_> {
@@ -222,6 +323,11 @@ impl Ask<'_> {
         self
     }
 
+    pub fn closing(mut self, closing: &crate::tls::Closing) -> Self {
+        self.closing = Some(closing.clone());
+        self
+    }
+
     async fn open(self) -> http::Response<Body> {
         let mut request = Request::builder()
             .method(self.method)
@@ -237,6 +343,9 @@ impl Ask<'_> {
         let mut request = request.body(Body::from(self.body)).unwrap();
         if let Some(identity) = self.identity {
             request.extensions_mut().insert(identity);
+        }
+        if let Some(closing) = self.closing {
+            request.extensions_mut().insert(closing);
         }
         self.server.router.clone().oneshot(request).await.unwrap()
     }
@@ -311,6 +420,10 @@ fn config(fake: Arc<Fake>, service_range: Range) -> ContextConfig {
         }),
         join: Arc::new(Outside),
         tokens: Arc::new(Outside),
+        members: Arc::new(Outside),
+        backups: Arc::new(Outside),
+        certificates: Arc::new(Outside),
+        renewals: None,
         bearer: Some(Arc::new(|token| (token == "good").then(admin))),
         ca_bundle_pem: Arc::new(|| "PEM".into()),
         status: Arc::new(|| json!({"name": "one"})),
@@ -330,20 +443,46 @@ impl Server {
 
     /// With another range of cluster addresses.
     pub async fn with_services(service_range: Range) -> Self {
+        Self::make(State::default(), |c| c.service_range = service_range)
+            .furnished()
+            .await
+    }
+
+    /// With heartbeats that go their own way.
+    pub async fn with_renewals(renewals: Arc<dyn crate::Renewals>) -> Self {
+        Self::make(State::default(), |c| c.renewals = Some(renewals))
+            .furnished()
+            .await
+    }
+
+    /// Over a state that is there already.
+    pub fn over(state: State) -> Self {
+        Self::make(state, |_| {})
+    }
+
+    fn make(state: State, change: impl FnOnce(&mut ContextConfig)) -> Self {
+        let view = Arc::new(state.view());
         let fake = Arc::new(Fake {
-            state: Mutex::default(),
-            views: tokio::sync::watch::Sender::new(Arc::default()),
+            state: Mutex::new(state),
+            views: tokio::sync::watch::Sender::new(view),
             rivals: Mutex::default(),
             down: AtomicBool::new(false),
+            lags: AtomicBool::new(false),
             clock: AtomicI64::new(1_800_000_000),
             acks: Mutex::default(),
         });
-        let ctx = Context::new(config(fake.clone(), service_range));
-        let server = Self {
+        let mut config = config(fake.clone(), Range::SERVICES);
+        change(&mut config);
+        let ctx = Context::new(config);
+        Self {
             fake,
             router: crate::router(ctx.clone()),
             ctx,
-        };
+        }
+    }
+
+    async fn furnished(self) -> Self {
+        let server = self;
         for name in ["default", "kube-system", "kube-node-lease"] {
             server
                 .post("/api/v1/namespaces")
@@ -365,6 +504,7 @@ impl Server {
             accept: None,
             headers: Vec::new(),
             identity: Some(admin()),
+            closing: None,
         }
     }
 
@@ -395,6 +535,21 @@ impl Server {
             .send()
             .await
             .expect(201)
+    }
+
+    /// Lets so much time pass that no ring remembers what was before; leaves a ConfigMap `newest`.
+    pub async fn forget(&self) {
+        self.fake.clock.fetch_add(1_000, Ordering::SeqCst);
+        self.config_map("newest", "1").await;
+        self.fake.clock.fetch_add(1_000, Ordering::SeqCst);
+        self.patch(
+            &format!("{CONFIG_MAPS}/newest"),
+            MERGE,
+            &json!({"data": {"k": "2"}}),
+        )
+        .send()
+        .await
+        .expect(200);
     }
 
     pub fn revision(&self) -> u64 {

@@ -1,10 +1,10 @@
 //! `POST` of a collection.
 
-use coracle_api::{ApiError, Key, apply, meta, validate};
+use coracle_api::{ApiError, Key, apply, canonical, meta, validate};
 use coracle_state::{Command, Expect, Op, Refused, View};
 use serde_json::{Value, json};
 
-use super::{ATTEMPTS_MAX, Written, prepare, put, refused, stamp};
+use super::{ATTEMPTS_MAX, Written, prepare, put_bytes, refused, stamp};
 use crate::body::{self, Decoded};
 use crate::call::Call;
 use crate::context::Context;
@@ -51,34 +51,43 @@ pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Writ
     if tracked(call.kind.table) && object["metadata"]["managedFields"].is_null() {
         apply::track_update(call.kind, None, &mut object, &manager, None, now);
     }
-    let given = object["spec"].clone();
+    let given = match call.kind.table {
+        "services" => object["spec"].clone(),
+        _ => Value::Null,
+    };
+    let (mut view, mut fresh) = (ctx.view(), false);
     for attempt in 0..ATTEMPTS_MAX {
-        if attempt > 0 && generated {
-            let base: String = base.chars().take(GENERATE_BASE_MAX).collect();
-            meta::metadata(&mut object).insert(
-                "name".into(),
-                json!(format!("{base}{}", ctx.ids(|ids| ids.suffix()))),
-            );
+        if attempt > 0 {
+            if generated {
+                let base: String = base.chars().take(GENERATE_BASE_MAX).collect();
+                meta::metadata(&mut object).insert(
+                    "name".into(),
+                    json!(format!("{base}{}", ctx.ids(|ids| ids.suffix()))),
+                );
+            }
+            (view, fresh) = (ctx.view(), false);
         }
         let name = meta::name(&object).to_string();
-        let view = ctx.view();
-        call.authorise(&view, &name)?;
         let key = call.key_of(&name);
-        let namespace = namespace_of(call, &view)?;
-        if call.kind.table == "services" {
-            object["spec"] = given.clone();
-            service_alloc::allocate(ctx, &view, None, &mut object)?;
-        }
-        if view.get(call.kind.table, &key).is_some() {
-            if generated {
-                continue;
+        // A refusal is answered only from a view that lacks nothing which any member has acknowledged.
+        let namespace = loop {
+            let looked = room(ctx, call, &view, &key, &given, &mut object);
+            if fresh || matches!(looked, Ok(Room::Free(_))) && !call.query.dry_run()? {
+                break looked?;
             }
-            return Err(already(call, &name));
-        }
+            view = ctx.fresh().await?;
+            fresh = true;
+        };
+        let namespace = match namespace {
+            Room::Free(namespace) => namespace,
+            Room::Taken if generated => continue,
+            Room::Taken => return Err(already(call, &name)),
+        };
         if call.query.dry_run()? {
             return Ok(Written {
                 code: 201,
                 object,
+                stored: None,
                 warnings: Vec::new(),
             });
         }
@@ -96,9 +105,10 @@ pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Writ
             });
         }
         let alone = commands.is_empty();
+        let bytes = canonical::encode(&object);
         commands.push(Command {
             group: if alone { 0 } else { group },
-            ..put(call.kind, key, Expect::Absent, &object)
+            ..put_bytes(call.kind, key, Expect::Absent, &object, bytes.clone())
         });
         let mut results = ctx
             .config
@@ -112,6 +122,7 @@ pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Writ
                 return Ok(Written {
                     code: 201,
                     object,
+                    stored: Some((bytes, applied.revision)),
                     warnings: Vec::new(),
                 });
             }
@@ -147,6 +158,35 @@ pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Writ
         }
     }
     Err(call.conflict(meta::name(&object), "too many writers at once; try again"))
+}
+
+/// Whether there is room for an object.
+enum Room {
+    /// There is, in this namespace at this revision (`None` for a kind without one).
+    Free(Option<(String, u64)>),
+    /// An object of that name is there.
+    Taken,
+}
+
+/// Looks whether the object may be created and fills in what depends on the view.
+fn room(
+    ctx: &Context,
+    call: &Call,
+    view: &View,
+    key: &Key,
+    given: &Value,
+    object: &mut Value,
+) -> Result<Room, ApiError> {
+    call.authorise(view, &key.name)?;
+    let namespace = namespace_of(call, view)?;
+    if call.kind.table == "services" {
+        object["spec"] = given.clone();
+        service_alloc::allocate(ctx, view, None, object)?;
+    }
+    Ok(match view.get(call.kind.table, key) {
+        Some(_) => Room::Taken,
+        None => Room::Free(namespace),
+    })
 }
 
 /// Whether writers of a kind are recorded in managedFields. Heartbeats and Events are not: nobody applies them, and

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coracle_api::attrs::pod_ended;
 use coracle_api::{ApiError, Key, Kind, Timestamp, meta};
-use coracle_state::{Command, Expect, Obj};
+use coracle_state::{Command, Expect, Obj, View};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -135,14 +135,21 @@ pub async fn delete(
     key: &Key,
     options: &Options,
 ) -> Result<Deleted, ApiError> {
+    let (mut view, mut fresh) = (ctx.view(), false);
     for _ in 0..ATTEMPTS_MAX {
-        let view = ctx.view();
-        let obj = view
-            .get(kind.table, key)
-            .ok_or_else(|| ApiError::not_found(kind.group, kind.plural, &key.name))?;
-        let live = obj.value();
-        check(kind, obj, options)?;
-        let step = step(kind, &live, options, ctx.now());
+        let looked = look(ctx, kind, key, &view, options);
+        // What is refused, or done already, in the eyes of this member may look different to others.
+        let final_here =
+            options.dry_run || !matches!(&looked, Ok((.., Step::Remove | Step::Mark(_))));
+        if final_here && !fresh {
+            let newer = ctx.fresh().await?;
+            fresh = true;
+            if newer.revision != view.revision {
+                view = newer;
+                continue;
+            }
+        }
+        let (obj, live, step) = looked?;
         if options.dry_run {
             return Ok(match step {
                 Step::Remove => Deleted::Gone(live),
@@ -171,6 +178,7 @@ pub async fn delete(
                 }
             }
         }
+        (view, fresh) = (ctx.view(), false);
     }
     Err(ApiError::conflict(
         kind.group,
@@ -178,6 +186,23 @@ pub async fn delete(
         &key.name,
         "too many writers at once; try again",
     ))
+}
+
+/// What a deletion comes to in the eyes of `view`.
+fn look(
+    ctx: &Context,
+    kind: &Kind,
+    key: &Key,
+    view: &View,
+    options: &Options,
+) -> Result<(Arc<Obj>, Value, Step), ApiError> {
+    let obj = view
+        .get(kind.table, key)
+        .ok_or_else(|| ApiError::not_found(kind.group, kind.plural, &key.name))?;
+    check(kind, obj, options)?;
+    let live = obj.value();
+    let step = step(kind, &live, options, ctx.now());
+    Ok((obj.clone(), live, step))
 }
 
 fn check(kind: &Kind, obj: &Arc<Obj>, options: &Options) -> Result<(), ApiError> {
@@ -301,7 +326,7 @@ fn details(call: &Call, last: &Value) -> Value {
 /// Answers `DELETE` of a collection, restricted by selectors.
 pub async fn collection(ctx: &Context, call: &Call, decoded: &Decoded) -> Answer {
     let options = Options::read(call, decoded)?;
-    let view = ctx.view();
+    let view = ctx.fresh().await?;
     let objects: Vec<Arc<Obj>> = Selection::of(call)?
         .objects(&view, call.kind.table)
         .cloned()

@@ -5,16 +5,18 @@ pub mod create;
 pub mod delete;
 pub mod patch;
 pub mod prepare;
+pub mod renewal;
 pub mod update;
 
 use axum::response::Response;
+use bytes::Bytes;
 use coracle_api::{ApiError, Key, Kind, canonical, claims, meta};
 use coracle_state::{Applied, Command, Expect, Refused};
 use serde_json::{Value, json};
 
 use crate::call::Call;
 use crate::context::Context;
-use crate::negotiate;
+use crate::negotiate::{self, Shape};
 use crate::reply::{self, unproposed};
 
 /// How often a lost race is started again. Each loss means that somebody else's write went through; with 32 writers on
@@ -28,6 +30,8 @@ pub struct Written {
     pub code: u16,
     /// The object as stored, with its resourceVersion.
     pub object: Value,
+    /// The bytes stored for it, if this request stored them: the answer is made of them.
+    pub stored: Option<(Bytes, u64)>,
     /// For `Warning` headers.
     pub warnings: Vec<String>,
 }
@@ -35,14 +39,17 @@ pub struct Written {
 impl Written {
     /// The response in the shape the client accepts.
     pub fn reply(self, ctx: &Context, call: &Call) -> Result<Response, ApiError> {
-        let body = negotiate::object(
-            call.kind,
-            self.object,
-            call.shape()?,
-            call.include()?,
-            ctx.now(),
-        );
-        let mut response = reply::value(self.code, &body);
+        let mut response = match (call.shape()?, &self.stored) {
+            (Shape::Object, Some((bytes, revision))) => {
+                let wire = canonical::with_revision(bytes, *revision);
+                reply::bytes(self.code, reply::JSON, wire)
+            }
+            (shape, _) => {
+                let now = ctx.now();
+                let body = negotiate::object(call.kind, self.object, shape, call.include()?, now);
+                reply::value(self.code, &body)
+            }
+        };
         reply::warn(&mut response, &self.warnings);
         Ok(response)
     }
@@ -77,13 +84,12 @@ pub async fn commit(ctx: &Context, command: Command) -> Result<Outcome, ApiError
 
 /// The command that stores an object with everything it claims.
 pub fn put(kind: &Kind, key: Key, expect: Expect, object: &Value) -> Command {
-    Command::put(
-        kind.table,
-        key,
-        expect,
-        canonical::encode(object),
-        claims::of(kind, object),
-    )
+    put_bytes(kind, key, expect, object, canonical::encode(object))
+}
+
+/// As [`put`], with the object's canonical bytes.
+pub fn put_bytes(kind: &Kind, key: Key, expect: Expect, object: &Value, bytes: Bytes) -> Command {
+    Command::put(kind.table, key, expect, bytes, claims::of(kind, object))
 }
 
 /// Sets the resourceVersion that an object got.

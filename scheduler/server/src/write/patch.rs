@@ -184,6 +184,10 @@ async fn apply(
                 done => return done,
             }
         }
+        let refusable = subresource.is_some() || !meta::uid(&applied).is_empty();
+        if refusable && ctx.fresh().await?.get(kind.table, &call.key()).is_some() {
+            continue;
+        }
         if subresource.is_some() {
             return Err(call.not_found());
         }

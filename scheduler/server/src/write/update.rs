@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use coracle_api::{ApiError, Key, Kind, apply, meta, validate};
+use coracle_api::{ApiError, Key, apply, canonical, meta, validate};
 use coracle_state::{Command, Expect, Obj, Refused, View};
 use serde_json::Value;
 
 use super::prepare::{self, Part};
-use super::{ATTEMPTS_MAX, Outcome, Written, commit, create::tracked, put, refused, stamp};
+use super::renewal;
+use super::{ATTEMPTS_MAX, Outcome, Written, commit, create::tracked, put_bytes, refused, stamp};
 use crate::body::{self, Decoded};
 use crate::call::Call;
 use crate::context::Context;
@@ -27,8 +28,90 @@ pub struct Change {
     pub warnings: Vec<String>,
 }
 
+/// What follows from one look at an object.
+enum Decision {
+    /// It is as wanted already.
+    Same,
+    /// It was only waiting for this: it goes.
+    Remove(Value),
+    /// It is to have this form.
+    Store {
+        /// The form.
+        new: Value,
+        /// The wanted `spec`, which tells addresses that the client chose from those that we did.
+        asked: Value,
+    },
+}
+
+/// A decision with what it was made from.
+struct Look {
+    obj: Arc<Obj>,
+    decision: Decision,
+    pinned: bool,
+    owned: bool,
+    warnings: Vec<String>,
+}
+
+/// Decides on what `view` shows.
+fn look(
+    ctx: &Context,
+    call: &Call,
+    key: &Key,
+    view: &View,
+    change: &mut impl FnMut(&Value, &View) -> Result<Change, ApiError>,
+) -> Result<(Look, Value), ApiError> {
+    let kind = call.kind;
+    let obj = view
+        .get(kind.table, key)
+        .cloned()
+        .ok_or_else(|| ApiError::not_found(kind.group, kind.plural, &key.name))?;
+    let live = obj.value();
+    let Change {
+        object: wanted,
+        part,
+        pinned,
+        owned,
+        warnings,
+    } = change(&live, view)?;
+    agrees(ctx, call, view, &live, &wanted)?;
+    let services = kind.table == "services" && part == Part::Main;
+    let asked = match services {
+        true => wanted["spec"].clone(),
+        false => Value::Null,
+    };
+    let mut new = prepare::merge(kind, part, &live, wanted);
+    if services {
+        service_alloc::allocate(ctx, view, Some(&live), &mut new)?;
+    }
+    prepare::finish(kind, &live, &mut new)?;
+    // A write that changes nothing is not written: controllers that repeat themselves must not storm the log.
+    // Under server-side apply a change of ownership is a change.
+    let same = |new: &Value| match owned {
+        true => equal(new, &live),
+        false => prepare::same(new, &live),
+    };
+    let decision = if prepare::released(kind, &new) {
+        Decision::Remove(new)
+    } else if same(&new) {
+        Decision::Same
+    } else {
+        Decision::Store { new, asked }
+    };
+    let look = Look {
+        obj,
+        decision,
+        pinned,
+        owned,
+        warnings,
+    };
+    Ok((look, live))
+}
+
 /// Reads, changes and stores an object until nobody was faster. `change` gets the live object and may be called again.
 /// If its result names a resourceVersion other than the live one, that is a conflict and the end.
+///
+/// The first look is at this member's own view. A refusal or a change of nothing is only answered from a view that
+/// lacks nothing which any member has acknowledged.
 pub async fn modify(
     ctx: &Context,
     call: &Call,
@@ -39,99 +122,101 @@ pub async fn modify(
     let manager = call.manager()?;
     let dry_run = call.query.dry_run()?;
     let subresource = (!call.subresource.is_empty()).then_some(call.subresource.as_str());
+    let (mut view, mut fresh) = (ctx.view(), false);
     for _ in 0..ATTEMPTS_MAX {
-        let view = ctx.view();
-        let obj = view
-            .get(kind.table, key)
-            .cloned()
-            .ok_or_else(|| ApiError::not_found(kind.group, kind.plural, &key.name))?;
-        let live = obj.value();
-        let Change {
-            object: wanted,
-            part,
+        let looked = look(ctx, call, key, &view, &mut change);
+        let final_here =
+            dry_run || !matches!(&looked, Ok((l, _)) if !matches!(l.decision, Decision::Same));
+        if final_here && !fresh {
+            let newer = ctx.fresh().await?;
+            fresh = true;
+            if newer.revision != view.revision {
+                view = newer;
+                continue;
+            }
+        }
+        let (looked, live) = looked?;
+        let Look {
+            obj,
+            decision,
             pinned,
             owned,
             warnings,
-        } = change(&live, &view)?;
-        agrees(call, &live, &wanted)?;
-        let asked = wanted["spec"].clone();
-        let now = ctx.now();
-        let mut new = prepare::merge(kind, part, &live, wanted);
-        if kind.table == "services" && part == Part::Main {
-            service_alloc::allocate(ctx, &view, Some(&live), &mut new)?;
-        }
-        prepare::finish(kind, &live, &mut new)?;
-        if prepare::released(kind, &new) {
-            if !dry_run {
-                match commit(
-                    ctx,
-                    Command::delete(kind.table, key.clone(), Expect::Revision(obj.revision)),
-                )
-                .await?
-                {
-                    Outcome::Done(applied) => stamp(&mut new, applied.revision),
-                    Outcome::Refused(_) if !pinned => continue,
+        } = looked;
+        let written = |object| Written {
+            code: 200,
+            object,
+            stored: None,
+            warnings,
+        };
+        match decision {
+            Decision::Same => return Ok(written(live)),
+            Decision::Remove(new) if dry_run => return Ok(written(new)),
+            Decision::Remove(mut new) => {
+                let command =
+                    Command::delete(kind.table, key.clone(), Expect::Revision(obj.revision));
+                match commit(ctx, command).await? {
+                    Outcome::Done(applied) => {
+                        stamp(&mut new, applied.revision);
+                        return Ok(written(new));
+                    }
+                    Outcome::Refused(_) if !pinned => {}
                     Outcome::Refused(r) => return Err(refused(call, &key.name, r)),
                 }
             }
-            return Ok(Written {
-                code: 200,
-                object: new,
-                warnings,
-            });
-        }
-        // A write that changes nothing is not written: controllers that repeat themselves must not storm the log.
-        // Under server-side apply a change of ownership is a change.
-        let unchanged = if owned {
-            equal(&new, &live)
-        } else {
-            prepare::same(&new, &live)
-        };
-        if unchanged {
-            return Ok(Written {
-                code: 200,
-                object: live,
-                warnings,
-            });
-        }
-        if !owned && tracked(kind.table) {
-            apply::track_update(kind, Some(&live), &mut new, &manager, subresource, now);
-        }
-        if dry_run {
-            return Ok(Written {
-                code: 200,
-                object: new,
-                warnings,
-            });
-        }
-        match store(ctx, kind, &obj, &mut new).await? {
-            None => {
-                return Ok(Written {
-                    code: 200,
-                    object: new,
-                    warnings,
-                });
-            }
-            Some(Refused::Precondition { .. }) if !pinned => {}
-            // An address that we chose was taken meanwhile; one that the client chose stays taken.
-            Some(Refused::Taken {
-                space,
-                value,
-                holder,
-            }) if service_alloc::explicit(&asked, &space, &value) => {
-                return Err(refused(
-                    call,
-                    &key.name,
+            Decision::Store { mut new, asked } => {
+                if !owned && tracked(kind.table) {
+                    let now = ctx.now();
+                    apply::track_update(kind, Some(&live), &mut new, &manager, subresource, now);
+                }
+                if dry_run {
+                    return Ok(written(new));
+                }
+                if let Some(renewals) = &ctx.config.renewals
+                    && renewal::only(kind, &live, &new)
+                {
+                    renewal::take(renewals.as_ref(), &obj, &mut new).await?;
+                    return Ok(written(new));
+                }
+                let bytes = canonical::encode(&new);
+                let command = put_bytes(
+                    kind,
+                    key.clone(),
+                    Expect::Revision(obj.revision),
+                    &new,
+                    bytes.clone(),
+                );
+                let refusal = match commit(ctx, command).await? {
+                    Outcome::Done(applied) => {
+                        stamp(&mut new, applied.revision);
+                        return Ok(Written {
+                            stored: Some((bytes, applied.revision)),
+                            ..written(new)
+                        });
+                    }
+                    Outcome::Refused(refusal) => refusal,
+                };
+                match refusal {
+                    Refused::Precondition { .. } if !pinned => {}
+                    // An address that we chose was taken meanwhile; one that the client chose stays taken.
                     Refused::Taken {
                         space,
                         value,
                         holder,
-                    },
-                ));
+                    } if service_alloc::explicit(&asked, &space, &value) => {
+                        let taken = Refused::Taken {
+                            space,
+                            value,
+                            holder,
+                        };
+                        return Err(refused(call, &key.name, taken));
+                    }
+                    Refused::Taken { .. } if view.revision != ctx.view().revision => {}
+                    other => return Err(refused(call, &key.name, other)),
+                }
             }
-            Some(Refused::Taken { .. }) if view.revision != ctx.view().revision => {}
-            Some(other) => return Err(refused(call, &key.name, other)),
         }
+        (view, fresh) = (ctx.view(), false);
     }
     Err(call.conflict(
         &key.name,
@@ -144,33 +229,18 @@ pub fn names_revision(object: &Value) -> bool {
     !matches!(meta::text(object, "resourceVersion"), "" | "0")
 }
 
-/// Proposes the new form; `None` if it holds.
-async fn store(
-    ctx: &Context,
-    kind: &Kind,
-    obj: &Arc<Obj>,
-    new: &mut Value,
-) -> Result<Option<Refused>, ApiError> {
-    match commit(
-        ctx,
-        put(kind, obj.key.clone(), Expect::Revision(obj.revision), new),
-    )
-    .await?
-    {
-        Outcome::Done(applied) => {
-            stamp(new, applied.revision);
-            Ok(None)
-        }
-        Outcome::Refused(r) => Ok(Some(r)),
-    }
-}
-
 fn equal(a: &Value, b: &Value) -> bool {
     coracle_api::canonical::encode(a) == coracle_api::canonical::encode(b)
 }
 
 /// Checks name, namespace, uid and resourceVersion of the wanted object against the live one.
-fn agrees(call: &Call, live: &Value, wanted: &Value) -> Result<(), ApiError> {
+fn agrees(
+    ctx: &Context,
+    call: &Call,
+    view: &View,
+    live: &Value,
+    wanted: &Value,
+) -> Result<(), ApiError> {
     let name = meta::name(live);
     for (what, given, have) in [
         ("name", meta::name(wanted), name),
@@ -195,6 +265,13 @@ fn agrees(call: &Call, live: &Value, wanted: &Value) -> Result<(), ApiError> {
     match meta::text(wanted, "resourceVersion") {
         "" | "0" => Ok(()),
         given if given == meta::text(live, "resourceVersion") => Ok(()),
+        // Renewals are logged in batches: the client's own last one may have moved the revision since.
+        given
+            if ctx.config.renewals.is_some()
+                && renewal::only_renewed_since(call, view, live, given) =>
+        {
+            Ok(())
+        }
         _ => Err(call.conflict(name, "the object has been modified; please apply your changes to the latest version and try again")),
     }
 }

@@ -1,5 +1,8 @@
-//! [`Journal`] over the crate `raft-log`: a chunked append-only file with its own flush thread, batched `fdatasync` and
-//! a CRC per record.
+//! [`Journal`] over the crate `raft-log`: the log of data format 1. It is read to be converted, and is the second
+//! implementation that the tests compare ours with.
+
+pub mod codec;
+pub mod repair;
 
 use std::io;
 use std::path::Path;
@@ -10,8 +13,7 @@ use raft_log::api::raft_log_writer::RaftLogWriter;
 use raft_log::codeq::Span;
 use raft_log::{RaftLog, Types};
 
-use super::codec::{Payload, WalId, WalVote};
-use super::repair;
+use self::codec::{Payload, WalId, WalVote};
 use super::synced::Synced;
 use super::{Done, Journal};
 use crate::durable;
@@ -29,9 +31,9 @@ const FLUSH_GATHER: Duration = Duration::from_micros(50);
 
 /// Type parameters of `raft-log`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WalTypes;
+pub struct LogTypes;
 
-impl Types for WalTypes {
+impl Types for LogTypes {
     type LogId = WalId;
     type LogPayload = Payload;
     type Vote = WalVote;
@@ -64,12 +66,12 @@ impl raft_log::Callback for Flushed {
 }
 
 /// The log of one member in one directory.
-pub struct WalJournal {
-    log: Mutex<RaftLog<WalTypes>>,
+pub struct RaftLogJournal {
+    log: Mutex<RaftLog<LogTypes>>,
     synced: Arc<Synced>,
 }
 
-impl WalJournal {
+impl RaftLogJournal {
     /// Opens (or creates) the log: cuts a torn tail, refuses damage where acknowledged writes are.
     pub fn open(dir: &Path) -> Result<Self, StartError> {
         Self::open_with(dir, CHUNK_BYTES)
@@ -82,10 +84,10 @@ impl WalJournal {
         let marker = dir.join("synced");
         let synced = Arc::new(Synced::open(&marker).map_err(|e| StartError::io(&marker, e))?);
         durable::sync_dir(dir).map_err(|e| StartError::io(dir, e))?;
-        repair::check::<WalTypes>(&files, synced.offset())?;
+        repair::check::<LogTypes>(&files, synced.offset())?;
         let mut cut = false;
         let log = loop {
-            match RaftLog::<WalTypes>::open(Arc::new(config(&files, chunk_bytes))) {
+            match RaftLog::<LogTypes>::open(Arc::new(config(&files, chunk_bytes))) {
                 Ok(log) => break log,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     return Err(StartError::DataDir {
@@ -99,7 +101,7 @@ impl WalJournal {
                         why: e.to_string(),
                     });
                 }
-                Err(e) => cut = repair::cut_torn_tail::<WalTypes>(&files, synced.offset(), &e)?,
+                Err(e) => cut = repair::cut_torn_tail::<LogTypes>(&files, synced.offset(), &e)?,
             }
         };
         let journal = Self {
@@ -130,14 +132,14 @@ impl WalJournal {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, RaftLog<WalTypes>> {
+    fn lock(&self) -> MutexGuard<'_, RaftLog<LogTypes>> {
         // A panic while holding the lock leaves the log in an unknown state: whoever comes next must not go on.
         self.log
             .lock()
             .expect("the log was not left half-changed by a panic")
     }
 
-    fn sync(&self, log: &mut RaftLog<WalTypes>, upto: u64, done: Done) -> io::Result<()> {
+    fn sync(&self, log: &mut RaftLog<LogTypes>, upto: u64, done: Done) -> io::Result<()> {
         log.flush(
             true,
             Some(Flushed {
@@ -159,7 +161,7 @@ fn config(files: &Path, chunk_bytes: usize) -> raft_log::Config {
     config
 }
 
-impl Journal for WalJournal {
+impl Journal for RaftLogJournal {
     fn vote(&self) -> Option<Vote> {
         self.lock().log_state().vote().map(|v| (*v).into())
     }
