@@ -5,8 +5,10 @@
 //! The file goes after its row: a crash in between leaves a file without a row, which the last pass finds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::RwLockWriteGuard;
 
 use crate::digest::Digest;
 use crate::error::Error;
@@ -19,6 +21,9 @@ use crate::rows::{self, BLOBS, BlobRow, LINKS, LinkRow, MANIFESTS, ManifestRow, 
 /// How often a repository that is pushed to meanwhile is looked at again in one run; the next run is soon enough.
 const ROUNDS_MAX: usize = 3;
 
+/// How long the collector waits, and pushes behind it, for pushes of the same digest to end.
+const GUARD_WAIT: Duration = Duration::from_secs(1);
+
 /// What one run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -28,7 +33,7 @@ pub struct Report {
     pub blobs_removed: usize,
     /// Their length in bytes.
     pub bytes_removed: u64,
-    /// Things left because a client was told that they are there.
+    /// Things left because a client was told that they are there, or is pushing them.
     pub promised: usize,
     /// Things left because somebody pushed meanwhile.
     pub conflicts: usize,
@@ -92,7 +97,10 @@ impl Registry {
         let (manifests, _) = self.decoded::<ManifestRow>(MANIFESTS, &prefix).await?;
         let age_ms = self.limits.garbage_age_ms;
         for digest in garbage::unneeded_links(&links, &manifests, now, age_ms) {
-            let _guard = self.guard(digest).write().await;
+            let Some(_guard) = self.alone_with(digest).await else {
+                report.promised += 1;
+                continue;
+            };
             if self.leases.holds(digest, now) {
                 report.promised += 1;
                 continue;
@@ -194,6 +202,14 @@ impl Registry {
         }
     }
 
+    /// A digest's guard, unless pushes hold it for long. A push may be waiting for other members to take its blob, which
+    /// wait for *their* collectors; and pushes queue behind a collector that waits. The next run is soon enough.
+    async fn alone_with(&self, digest: &Digest) -> Option<RwLockWriteGuard<'_, ()>> {
+        tokio::time::timeout(GUARD_WAIT, self.guard(digest).write())
+            .await
+            .ok()
+    }
+
     /// Removes a blob's row and then its bytes, unless somebody needs it by now.
     async fn remove_blob(
         &self,
@@ -203,7 +219,10 @@ impl Registry {
         now: Timestamp,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let _guard = self.guard(digest).write().await;
+        let Some(_guard) = self.alone_with(digest).await else {
+            report.promised += 1;
+            return Ok(());
+        };
         if self.leases.holds(digest, now) {
             report.promised += 1;
             return Ok(());

@@ -178,6 +178,9 @@ impl From<BlobError> for Error {
             BlobError::UploadGone => Error::new(Code::BlobUploadUnknown, error.to_string()),
             BlobError::Io { source, .. } => Error::internal(format!("{error}: {source}")),
             BlobError::Short { .. } => Error::internal(error.to_string()),
+            BlobError::Unavailable(_) => {
+                Error::new(Code::Unavailable, error.to_string()).header(header::RETRY_AFTER, "1")
+            }
         }
     }
 }

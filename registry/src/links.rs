@@ -66,6 +66,13 @@ impl Registry {
         Ok(opened)
     }
 
+    /// Keeps this registry's collector from the bytes of `digest` for one lease time, whatever the rows say. When it
+    /// returns no removal is under way that was decided before. For copies of blobs whose link is written elsewhere.
+    pub async fn promise(&self, digest: &Digest) {
+        let _guard = self.guard(digest).read().await;
+        self.leases.hold(digest, self.now());
+    }
+
     /// Rows that make `name` show `digest`.
     fn link_rows(&self, name: &Name, digest: &Digest, size: u64) -> Result<Vec<Write>, Error> {
         let at = self.now();

@@ -132,11 +132,10 @@ fn extension(
     take: impl Fn(&ParsedExtension<'_>) -> Option<Vec<u8>>,
 ) -> Option<Vec<u8>> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    let found = certificate
+    certificate
         .extensions()
         .iter()
-        .find_map(|e| take(e.parsed_extension()));
-    found
+        .find_map(|e| take(e.parsed_extension()))
 }
 
 impl Live {

@@ -11,6 +11,7 @@ mod acks;
 mod admission;
 mod ask;
 pub mod backup;
+mod blobs;
 mod config;
 mod control;
 mod data;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use coracle_api::ApiError;
 use coracle_raft::{Member, MemberError, MemberInfo, Replica, node_id_text, parse_node_id};
 use coracle_server::Identity;
-use coracle_state::BoxFuture;
+use coracle_state::{BoxFuture, Views};
 use serde_json::{Value, json};
 
 /// A member that was heard within this time is alive: heartbeats come every 75 ms, and elections take 400.
@@ -271,9 +271,7 @@ impl Members {
         let list = self.all();
         let to = match &body["to"] {
             Value::Null => heir(&list).ok_or_else(|| {
-                conflict(
-                    "E_MEMBER_TRANSFER: no other voter answers; see `coracle members`".into(),
-                )
+                conflict("E_MEMBER_TRANSFER: no other voter answers; see `coracle members`".into())
             })?,
             Value::String(which) => {
                 let to = find(&list, which)?;

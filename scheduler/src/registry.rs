@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use coracle_api::Timestamp;
 use coracle_registry::authorise::{Access, Action, Authorise, Verdict};
-use coracle_registry::{BoxFuture, Clock, Limits, Parts, Registry, blobs};
+use coracle_registry::blobs::disk;
+use coracle_registry::meta::Meta;
+use coracle_registry::{BoxFuture, Clock, Limits, Parts, Registry};
 use coracle_server::Identity;
 use coracle_server::identity::{MASTERS, MEMBERS, NODES};
 use coracle_state::{Propose, Views};
 use tokio_util::sync::CancellationToken;
 
+use crate::blobs::{Peers, Spread};
 use crate::error::StartError;
 use crate::meta::ReplicatedMeta;
 
@@ -54,26 +57,41 @@ impl Clock for Time {
     }
 }
 
-/// Opens the registry of this member.
+/// The registry of this member, and what is under it.
+pub(crate) struct Store {
+    pub registry: Arc<Registry>,
+    pub blobs: Spread,
+    pub meta: Arc<dyn Meta>,
+}
+
+/// Opens the registry of this member. Blobs are copied to and from `peers` until `stop` fires.
 pub(crate) async fn open(
     dir: &Path,
+    (peers, stop): (Peers, CancellationToken),
     propose: Arc<dyn Propose>,
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-) -> Result<Arc<Registry>, StartError> {
-    let disk = blobs::disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
+) -> Result<Store, StartError> {
+    let disk = disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
+    let blobs = Spread::new(Arc::new(disk), peers, stop);
+    let meta: Arc<dyn Meta> = Arc::new(ReplicatedMeta::new(propose, views));
     let parts = Parts {
-        blobs: Arc::new(disk),
-        meta: Arc::new(ReplicatedMeta::new(propose, views)),
+        blobs: Arc::new(blobs.clone()),
+        meta: meta.clone(),
         limits: Limits::default(),
         clock: Arc::new(Time(clock)),
         authorise: Arc::new(Permissions),
     };
-    Registry::open(parts).await.map_err(|e| {
+    let registry = Registry::open(parts).await.map_err(|e| {
         StartError::Registry(format!(
             "E_REGISTRY: {e}; check the disk under {}",
             dir.display()
         ))
+    })?;
+    Ok(Store {
+        registry,
+        blobs,
+        meta,
     })
 }
 

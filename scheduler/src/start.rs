@@ -41,7 +41,7 @@ use crate::rotate::Certifier;
 use crate::scheduler::{Scheduler, join};
 use crate::tokens::TokenStore;
 use crate::vigil::Vigil;
-use crate::{admission, listeners, registry, report, runners};
+use crate::{admission, blobs, listeners, registry, report, runners};
 
 /// Names the API is reached by inside every cluster; the members' transport asks for `kubernetes`.
 pub(crate) const API_NAMES: [&str; 8] = [
@@ -148,6 +148,12 @@ async fn enter(
         return Ok(entering);
     }
     let Some(target) = &config.join else {
+        // Whoever has a token wants to join: a cluster of its own would be a surprise, found late.
+        if config.token.is_some() && !data.has_log() {
+            return Err(StartError::Join(
+                "E_JOIN: --token without --join says no address; give the API of any member as --join HOST:PORT, or leave --token out to begin a new cluster".into(),
+            ));
+        }
         return Ok(None);
     };
     if data.has_log() {
@@ -272,8 +278,10 @@ impl Starting {
 
         let (propose, views): (Arc<dyn Propose>, Arc<dyn Views>) =
             (self.replica.clone(), self.replica.clone());
-        let registry = registry::open(
+        let peers = blobs::Peers::new(self.replica.clone(), runners.clone());
+        let store = registry::open(
             &self.data.path().join("registry"),
+            (peers, stop.clone()),
             propose.clone(),
             views.clone(),
             clock.clone(),
@@ -320,8 +328,11 @@ impl Starting {
             return Err(e);
         }
 
-        let router =
-            coracle_server::router(context).merge(coracle_registry::router(registry.clone()));
+        let registry = store.registry;
+        let copies = blobs::Local::new(store.blobs.disk().clone(), registry.clone());
+        let router = coracle_server::router(context)
+            .merge(coracle_registry::router(registry.clone()))
+            .merge(blobs::router(copies));
         let serving = coracle_server::serve(api, tls, router, stop.clone());
         tasks.spawn(async move {
             if let Err(error) = serving.await {
@@ -349,6 +360,7 @@ impl Starting {
             ));
         }
         tasks.spawn(keeper.run(stop.clone()));
+        tasks.spawn(blobs::heal(store.blobs, store.meta, stop.clone()));
         tasks.spawn(registry::collect(registry, clock.clone(), stop.clone()));
         let shown = Shown {
             resolver,

@@ -51,6 +51,9 @@ pub enum BlobError {
         /// Bytes that should be there.
         want: u64,
     },
+    /// Other holders of the bytes, of which enough must answer, do not; trying again may help. The text says which.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl BlobError {

@@ -263,7 +263,10 @@ impl Service {
 
     /// Carries a change out; this member leads. One at a time: what follows decides by the outcome.
     pub(crate) async fn change(&self, change: Change) -> Result<(), MemberError> {
-        if let Change::Transfer { to } = change {
+        if let Change::Transfer { to, from } = change {
+            if from.is_some_and(|from| from != self.id) {
+                return Ok(());
+            }
             return self.hand_over(to).await;
         }
         let _turn = self.changing.lock().await;
@@ -302,7 +305,7 @@ impl Service {
                 }
                 self.set(next).await
             }
-            Change::Transfer { to } => self.hand_over(to).await,
+            Change::Transfer { to, .. } => self.hand_over(to).await,
         }
     }
 
@@ -311,13 +314,13 @@ impl Service {
             .membership()
             .into_iter()
             .find(|(other, m, _)| *other != id && m.name == member.name);
-        if let Some((other, m, _)) = clash {
-            if self.pulses.of(other).1 <= ALIVE_WITHIN || other == self.id {
-                return Err(MemberError::Name {
-                    name: m.name,
-                    id: node_id_text(other),
-                });
-            }
+        if let Some((other, m, _)) = clash
+            && (self.pulses.of(other).1 <= ALIVE_WITHIN || other == self.id)
+        {
+            return Err(MemberError::Name {
+                name: m.name,
+                id: node_id_text(other),
+            });
         }
         self.book.set([(id, member.raft.clone())]);
         self.alone

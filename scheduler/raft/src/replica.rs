@@ -21,6 +21,8 @@ use crate::types::{Member, Raft, node_id_text, watch};
 
 /// Encoded bytes of proposals under way. More wait: at 1 KiB each this is 128 thousand writes, seconds of work.
 const INFLIGHT_KIB_MAX: u32 = 128 << 10;
+/// A hand-over waits so long for somebody to lead at all.
+const TRANSFER_LEADER_PATIENCE: Duration = Duration::from_secs(5);
 /// Reads waiting for the next read index; more wait in line.
 pub(crate) const READS_QUEUED: usize = 16_384;
 
@@ -291,7 +293,15 @@ impl Replica {
 
     /// Hands leadership over, to the voter that is furthest if none is named.
     pub async fn transfer(&self, to: Option<u64>) -> Result<(), MemberError> {
-        self.change(Change::Transfer { to }).await
+        let mut leadership = self.leader_changes();
+        let led = leadership.wait_for(|l| l.leader.is_some());
+        let from = match tokio::time::timeout(TRANSFER_LEADER_PATIENCE, led).await {
+            Ok(Ok(led)) => led.leader,
+            _ => return Err(MemberError::NoLeader("there is no leader at present".into())),
+        };
+        // Whoever is asked for by name may be asked twice.
+        let from = from.filter(|_| to.is_none());
+        self.change(Change::Transfer { to, from }).await
     }
 
     /// Hands leadership over if this member has it and others can take it, stops raft, syncs, and answers when the

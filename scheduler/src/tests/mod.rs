@@ -1,6 +1,7 @@
 //! A whole scheduler in a temporary directory, spoken to over TLS as clients do.
 
 mod backups;
+mod blobs;
 mod client;
 mod cluster;
 mod members;

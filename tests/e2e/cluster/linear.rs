@@ -55,7 +55,10 @@ impl Model for Register {
             Action::Cas { .. } => Err(Answer::Conflict),
             Action::Delete => Ok(None),
         };
+        // Between a look at the object and the write it may be deleted: it is not what was expected either.
+        let vanished = matches!(op.action, Action::Cas { .. }) && s.is_none();
         match (op.answer, effect) {
+            (Answer::Conflict, Err(Answer::Absent)) => (vanished, s),
             (Answer::Unknown, Ok(new)) => (true, new),
             (Answer::Unknown, Err(_)) => (true, s),
             (Answer::Seen(v), Ok(_)) => (s == Some(v), s),

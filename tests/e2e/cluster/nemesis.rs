@@ -2,7 +2,7 @@
 //! missing, then everything is put right again and every member must take writes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -16,7 +16,9 @@ use crate::harness::cluster::LONG;
 use crate::harness::program::wait_for;
 
 /// Writes that must be acknowledged while a fault lasts.
-const WRITES_DURING: u64 = 12;
+const WRITES_DURING: u64 = 20;
+/// A fault lasts at least so long: two election timeouts and more, or the others would never notice.
+const LASTS: Duration = Duration::from_secs(1);
 /// Part of the packets that a lossy network loses.
 const LOSS: f64 = 0.1;
 /// A slow network: a bad link between continents.
@@ -278,10 +280,14 @@ fn pairs(n: usize) -> Vec<(usize, usize)> {
 /// A quorum is there: writes go on.
 #[track_caller]
 fn work_goes_on(fault: Fault, fleet: &Fleet, shared: &Shared) {
-    let begin = shared.recorder.acked();
+    let (begin, since) = (shared.recorder.acked(), Instant::now());
+    let lasts = match fault {
+        Fault::Transfer | Fault::KillAll => Duration::ZERO,
+        _ => LASTS,
+    };
     wait_for(&format!("writes to go on during {fault:?}"), LONG, || {
         let acked = shared.recorder.acked() - begin;
-        if acked >= WRITES_DURING {
+        if acked >= WRITES_DURING && since.elapsed() >= lasts {
             Ok(())
         } else {
             Err(format!("{acked} writes acknowledged; {}", fleet.logs()))

@@ -2,9 +2,10 @@
 //! cluster goes on.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, SOON};
 use super::member::Member;
 use super::net::{self, API_PORT, Net, RAFT_PORT};
 use super::shim::Shim;
@@ -17,7 +18,27 @@ const LINES_MAX: usize = 3;
 /// A start that must fail at once, in few words.
 #[track_caller]
 fn refused(member: &Member, net: &Net, more: &[String], words: &[&str]) {
-    let out = run(&mut member.command(net, more));
+    let mut command = member.command(net, more);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + SOON;
+    while Instant::now() < until && matches!(child.try_wait(), Ok(None)) {
+        std::thread::park_timeout(Duration::from_millis(25));
+    }
+    let in_time = matches!(child.try_wait(), Ok(Some(_)));
+    if !in_time {
+        let _ = child.kill();
+    }
+    let ended = child.wait_with_output().unwrap();
+    let out = Output {
+        code: ended.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&ended.stdout).into_owned(),
+        err: String::from_utf8_lossy(&ended.stderr).into_owned(),
+    };
+    assert!(in_time, "it was not refused ({words:?}): {out:?}");
     short(&out);
     out.fails_with(words);
 }

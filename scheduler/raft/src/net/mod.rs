@@ -162,6 +162,9 @@ pub enum Change {
     Transfer {
         /// To whom; `None`: the best suited.
         to: Option<u64>,
+        /// Whose leadership is to end; any other leader has nothing to do. Without it a retry, which goes to the successor,
+        /// would make that one hand over in turn.
+        from: Option<u64>,
     },
 }
 

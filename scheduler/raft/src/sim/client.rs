@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use coracle_state::{Command, Expect, Propose, ProposeError, Refused, Results, View, Views};
 
+use openraft::ReadPolicy;
+
 use super::dice::Dice;
 use super::history::{Operation, TABLE, Told, Want, decode, encode, key};
 use super::host::Host;
@@ -106,6 +108,13 @@ pub async fn fresh(
     let replica = replica.clone();
     let asked = host.spawn(async move {
         if plant == Some(Plant::StaleFresh) {
+            return Ok(replica.view());
+        }
+        if plant == Some(Plant::TrustedConfirmation) && replica.is_leader() {
+            let confirmed = replica.raft().get_read_linearizer(ReadPolicy::ReadIndex);
+            let linearizer = confirmed.await.map_err(|e| ProposeError::NoLeader(e.to_string()))?;
+            let index = linearizer.read_log_id().log_id().index;
+            replica.service.published.wait_applied(index).await;
             return Ok(replica.view());
         }
         replica.fresh().await

@@ -216,7 +216,14 @@ pub async fn harm(world: &Arc<World>, kind: Fault, dice: &mut Dice) -> bool {
         },
         Fault::Terminate => match one.replica() {
             Some(_) => {
-                tokio::spawn(async move { one.terminate().await });
+                let away = Duration::from_millis(dice.range(50..2_000));
+                tokio::spawn(async move {
+                    one.terminate().await;
+                    tokio::time::sleep(away).await;
+                    if one.wanted.load(Ordering::SeqCst) {
+                        one.start();
+                    }
+                });
             }
             None => return false,
         },

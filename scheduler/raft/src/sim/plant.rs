@@ -19,6 +19,10 @@ pub enum Plant {
     NoDedupe,
     /// Fresh reads are answered from the member's own view.
     StaleFresh,
+    /// Fresh reads trust openraft's confirmation of leadership, as the product did first: after a pause it counts answers
+    /// of before the pause (see `Service::read_index`). Not caught any more = openraft was mended, and our own round of
+    /// heartbeats may go.
+    TrustedConfirmation,
     /// A watch that moves to another member starts at what that member has, not at its position.
     WatchForgets,
     /// A watch moves on by the newest revision it was told of, not by what it was sent.

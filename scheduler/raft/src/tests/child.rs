@@ -53,24 +53,29 @@ impl Job {
     }
 }
 
-/// The compiled library; built once per test run.
+/// The compiled library, kept beside other temporary files under the checksum of its source.
 pub fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/faults/faults.c");
-        let to = std::env::temp_dir().join(format!("coracle-faults-{}.so", std::process::id()));
-        let out = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&to)
-            .arg(source)
-            .args(["-ldl", "-lpthread"])
-            .output()
-            .expect("a C compiler (cc) is needed for the fault tests");
-        assert!(
-            out.status.success(),
-            "{}",
-            String::from_utf8_lossy(&out.stderr)
-        );
+        let crc = crc32fast::hash(&std::fs::read(source).unwrap());
+        let to = std::env::temp_dir().join(format!("coracle-faults-{crc:08x}.so"));
+        if !to.exists() {
+            let beside = to.with_extension(std::process::id().to_string());
+            let out = Command::new("cc")
+                .args(["-shared", "-fPIC", "-O1", "-o"])
+                .arg(&beside)
+                .arg(source)
+                .args(["-ldl", "-lpthread"])
+                .output()
+                .expect("a C compiler (cc) is needed for the fault tests");
+            assert!(
+                out.status.success(),
+                "{}",
+                String::from_utf8_lossy(&out.stderr)
+            );
+            std::fs::rename(beside, &to).unwrap();
+        }
         to
     })
 }

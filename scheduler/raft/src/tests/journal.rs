@@ -12,7 +12,8 @@ use super::{entry, fill, id, segments, synced};
 use crate::error::StartError;
 use crate::journal::Journal;
 use crate::journal::raftlog::RaftLogJournal;
-use crate::journal::wal::record::{self, BLOCK, Group, Records, Seed};
+use crate::journal::wal::group::{Body, Group};
+use crate::journal::wal::record::{self, BLOCK, Records, Seed};
 use crate::journal::wal::{Options, WalJournal};
 use crate::types::Vote;
 use crate::version;
@@ -355,7 +356,7 @@ proptest! {
         let mut group = Group::new(Vec::new(), seed);
         let e = entry(7, &body);
         group.vote(&Vote::new(3, 1));
-        group.entry(&e.log_id, &record::Body::of(&e).unwrap());
+        group.entry(&e.log_id, &Body::of(&e).unwrap());
         let used = group.size();
         let mut raw = group.finish().to_vec();
         let intact = |raw: &[u8], salt| {

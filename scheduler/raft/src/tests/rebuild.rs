@@ -87,11 +87,14 @@ async fn a_backup_says_what_is_in_it_and_no_damage_passes() {
             other => panic!("{what}: {other:?}"),
         }
     };
-    for at in 0..whole.len() {
+    // Every byte of the beginning and the end, every so many between.
+    let step = (whole.len() / 500).max(1);
+    let edges = (0..100).chain(whole.len() - 100..whole.len());
+    for at in edges.chain((100..whole.len() - 100).step_by(step)) {
         let mut flipped = whole.clone();
         flipped[at] ^= 1 << (at % 8);
         check(&flipped, format!("bit flip at {at} of {}", whole.len()));
-        if at % 7 == 0 {
+        if at % 3 == 0 {
             check(&whole[..at], format!("cut at {at}"));
         }
     }

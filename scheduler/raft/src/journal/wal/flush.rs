@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::group::{Body, Group};
 use super::index::Spans;
 use super::record::{
-    Body, ENTRY_OVERHEAD, GROUP_HEAD, Group, HEAD_BYTES_MAX, Head, SMALL_BYTES_MAX, Seed, aligned,
+    ENTRY_OVERHEAD, GROUP_HEAD, HEAD_BYTES_MAX, Head, SMALL_BYTES_MAX, Seed, aligned,
 };
 use super::segment::{Fill, SEGMENT_BYTES_MIN, Segment, is_full};
 use super::spare::Spares;
