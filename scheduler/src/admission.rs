@@ -1,7 +1,6 @@
 //! The second half of joining: this process has a certificate and an empty log, and asks to be let in; then the leader
 //! sends it everything.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,8 @@ use crate::pki::{NodeIdentity, PKI, client_config, record_key};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nobody may answer before the process gives up: a restart of the whole cluster is over by then.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Refused as a copy for so long, it is one: the process of before may have been heard a moment ago.
+const COPY_PATIENCE: Duration = Duration::from_secs(10);
 /// First wait between two rounds; it doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest such wait.
@@ -79,15 +80,15 @@ pub(crate) async fn ask_in(
 }
 
 /// Tells the others' APIs that this member is elsewhere now. Needed where its log cannot be caught up before the leader
-/// knows where to send it. Goes on until dropped.
+/// knows where to send it. Goes on until dropped; an error means that this process is a copy of a living member.
 pub(crate) async fn announce(
     id: &str,
     me: &Member,
     own: &NodeIdentity,
     others: &[String],
-) -> Infallible {
+) -> StartError {
     let body = json!({"id": id, "name": me.name, "raft": me.raft, "api": me.api});
-    let mut pause = PAUSE_MIN;
+    let (since, mut pause) = (Instant::now(), PAUSE_MIN);
     if let Ok(tls) = client_config(&own.ca, own) {
         let tls = Arc::new(tls);
         'rounds: loop {
@@ -102,6 +103,14 @@ pub(crate) async fn announce(
                         );
                         break 'rounds;
                     }
+                    Ok(answered)
+                        if answered.message().starts_with("E_MEMBER_DUPLICATE")
+                            && since.elapsed() >= COPY_PATIENCE =>
+                    {
+                        return StartError::Join(answered.message());
+                    }
+                    // Mostly the process of before, heard a moment ago.
+                    Ok(answered) if answered.message().starts_with("E_MEMBER_DUPLICATE") => {}
                     Ok(answered) => {
                         tracing::warn!(target: crate::LOG, "{addr} did not take this member's new addresses: {}", answered.message());
                     }

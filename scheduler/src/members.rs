@@ -143,6 +143,20 @@ fn check_name(list: &[MemberInfo], name: &str, but: Option<u64>) -> Result<(), A
     )))
 }
 
+/// A member that says it is elsewhere now must not be alive where it was: else a copy of its directory would take its
+/// place, and with an older log bring the leader down.
+fn check_same(there: &MemberInfo, now: &Member) -> Result<(), ApiError> {
+    let moved = there.member.raft != now.raft && alive(there);
+    if there.member.name == now.name && !moved {
+        return Ok(());
+    }
+    Err(conflict(format!(
+        "E_MEMBER_DUPLICATE: another live process is member {} at {}; a data directory was copied: stop one of the two, and let it join again with an empty directory",
+        shown(there),
+        there.member.raft
+    )))
+}
+
 fn row(m: &MemberInfo) -> Value {
     json!({
         "name": m.member.name, "id": node_id_text(m.id), "voter": m.voter, "leader": m.leader,
@@ -200,13 +214,7 @@ impl Members {
         let list = self.all();
         if let Some(there) = list.iter().find(|m| m.id == id) {
             // Asked again after a lost answer, or by a certificate's owner about itself.
-            if there.member.name != member.name {
-                return Err(conflict(format!(
-                    "E_MEMBER_DUPLICATE: id {} is member {}'s; a data directory was copied: let this one join again with an empty directory",
-                    node_id_text(id),
-                    there.member.name
-                )));
-            }
+            check_same(there, &member)?;
             if there.member != member {
                 self.replica
                     .update_member(id, member)
@@ -439,6 +447,28 @@ mod tests {
             assert_eq!(checked.is_ok(), free, "{name}");
             if let Err(e) = checked {
                 assert!(e.message.starts_with("E_NAME_TAKEN: member "), "{e}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_does_not_take_a_living_members_place() {
+        let (silent, living) = (member(2, "b", ALIVE_MS), member(3, "c", 0));
+        let at = |m: &MemberInfo, raft: &str, name: &str| Member {
+            name: name.into(),
+            raft: raft.into(),
+            ..m.member.clone()
+        };
+        for (there, now, fine) in [
+            (&silent, at(&silent, "10.0.0.9:1", "b"), true),
+            (&living, at(&living, "10.0.0.9:1", "c"), false),
+            (&living, at(&living, &living.member.raft, "c"), true),
+            (&silent, at(&silent, "10.0.0.9:1", "d"), false),
+        ] {
+            let checked = check_same(there, &now);
+            assert_eq!(checked.is_ok(), fine, "{now:?}");
+            if let Err(e) = checked {
+                assert!(e.message.starts_with("E_MEMBER_DUPLICATE"), "{e}");
             }
         }
     }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::StartError;
 use crate::pki::{
-    Ca, Clients, NodeIdentity, Profile, Resolver, after, client_config, kubeconfig, raft_trust,
+    Ca, Clients, NodeIdentity, Profile, Resolver, client_config, ends, kubeconfig, raft_trust,
     renew_at, store_identity,
 };
 use crate::rotate::{Certifier, Holder, Report, hashes, internal};
@@ -152,7 +152,8 @@ impl Renewal {
                     id: self.id.clone(),
                     issuer: hashes(&identity.ca).into_iter().next().unwrap_or_default(),
                     trusts: hashes(&identity.ca),
-                    expires: after(issued, life).to_string(),
+                    expires: ends(&identity.certificate)
+                        .map_or_else(String::new, |end| end.to_string()),
                     registry: self.registry.clone(),
                 };
                 let done = certifier

@@ -40,7 +40,7 @@ use crate::renew::{Renewal, Shown};
 use crate::rotate::Certifier;
 use crate::scheduler::{Scheduler, join};
 use crate::tokens::TokenStore;
-use crate::vigil::Vigil;
+use crate::vigil::{self, Vigil};
 use crate::{admission, blobs, listeners, registry, report, runners};
 
 /// Names the API is reached by inside every cluster; the members' transport asks for `kubernetes`.
@@ -102,7 +102,7 @@ pub async fn start(config: SchedulerConfig) -> Result<Scheduler, StartError> {
     let replica = match (moved, own) {
         (Some(places), Some(own)) => tokio::select! {
             started = Replica::start(raft) => started?,
-            never = admission::announce(&identity.id, &ports.me, &own, &places.others) => match never {},
+            copy = admission::announce(&identity.id, &ports.me, &own, &places.others) => return Err(copy),
         },
         _ => Replica::start(raft).await?,
     };
@@ -376,6 +376,12 @@ impl Starting {
         tasks.spawn(leases.run(stop.clone()));
         tasks.close();
         settled(&self.replica, &phases).await;
+        if let Some(places) = vigil::places(&self.replica)
+            && let Err(error) = places.save(self.data.path())
+        {
+            // A full disk; it is tried again.
+            tracing::debug!(%error, "the members' addresses were not kept");
+        }
         tracing::info!(name, id, api = self.me.api, "the scheduler serves");
         Ok(Scheduler {
             name,

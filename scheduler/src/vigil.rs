@@ -143,14 +143,8 @@ impl Vigil {
 
     /// Keeps where everybody is for the next start.
     fn keep(&self, told: &mut Told) {
-        let mut names = self.names();
-        let Some(me) = names.remove(&self.replica.id()) else {
+        let Some(places) = places(&self.replica) else {
             return;
-        };
-        let others = names.into_values().map(|m| authority(&m.api).to_string());
-        let places = Places {
-            me,
-            others: others.filter(|api| !api.is_empty()).collect(),
         };
         if told.places.as_ref() == Some(&places) {
             return;
@@ -181,4 +175,15 @@ impl Vigil {
             }
         }
     }
+}
+
+/// Where everybody is, if this member is in the cluster already.
+pub(crate) fn places(replica: &Replica) -> Option<Places> {
+    let mut names: BTreeMap<u64, Member> = replica.status().members.into_iter().collect();
+    let me = names.remove(&replica.id())?;
+    let others = names.into_values().map(|m| authority(&m.api).to_string());
+    Some(Places {
+        me,
+        others: others.filter(|api| !api.is_empty()).collect(),
+    })
 }

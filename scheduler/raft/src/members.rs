@@ -72,18 +72,31 @@ pub fn next_voters(all: &[Seen]) -> Option<BTreeSet<u64>> {
 }
 
 /// The voters after one of them was let go.
+///
+/// A living learner takes its place where the number of voters would be even. Where there is none, three of four are as
+/// safe as four: one more is let off, the one that has been silent for longest.
 pub fn without(
-    voters: &BTreeSet<u64>,
+    all: &[Seen],
     id: u64,
     leader: u64,
     force: bool,
 ) -> Result<BTreeSet<u64>, MemberError> {
-    let mut next = voters.clone();
-    next.remove(&id);
+    let mut next: BTreeSet<u64> = all
+        .iter()
+        .filter(|m| m.voter && m.id != id)
+        .map(|m| m.id)
+        .collect();
     if next.is_empty() {
         return Err(MemberError::Last);
     }
     if force || next.len() % 2 == 1 {
+        return Ok(next);
+    }
+    let waiting = all
+        .iter()
+        .find(|m| !m.voter && m.id != id && m.caught_up && m.silent <= ALIVE_WITHIN);
+    if let Some(learner) = waiting {
+        next.insert(learner.id);
         return Ok(next);
     }
     if next.len() == 2 {
@@ -92,9 +105,13 @@ pub fn without(
             fix: "start its replacement first (`coracle scheduler --join`): a member that is dead for 30 s is replaced by itself",
         });
     }
-    // Three of four are as safe as four; the one let off stays as a learner and is the first in line.
-    if let Some(off) = next.iter().rev().find(|v| **v != leader).copied() {
-        next.remove(&off);
+    // It stays as a learner and is the first in line. Whole seconds: those alive differ by the moment only.
+    let off = all
+        .iter()
+        .filter(|m| next.contains(&m.id) && m.id != leader)
+        .max_by_key(|m| (m.silent.as_secs(), m.id));
+    if let Some(off) = off {
+        next.remove(&off.id);
     }
     Ok(next)
 }
@@ -285,7 +302,7 @@ impl Service {
                 self.known(id)?;
                 let voters = self.voters();
                 if voters.contains(&id) {
-                    let next = without(&voters, id, self.id, force)?;
+                    let next = without(&self.seen(), id, self.id, force)?;
                     self.set(next).await?;
                 }
                 self.set(ChangeMembers::RemoveNodes(BTreeSet::from([id])))
@@ -449,16 +466,28 @@ mod tests {
     #[test]
     fn letting_go_keeps_the_number_odd() {
         let set = |v: &[u64]| v.iter().copied().collect::<BTreeSet<u64>>();
-        assert_eq!(without(&set(&[1]), 1, 1, true), Err(MemberError::Last));
-        assert!(matches!(
-            without(&set(&[1, 2, 3]), 3, 1, false),
-            Err(MemberError::Even { voters: 2, .. })
-        ));
-        assert_eq!(without(&set(&[1, 2, 3]), 3, 1, true), Ok(set(&[1, 2])));
-        assert_eq!(
-            without(&set(&[1, 2, 3, 4, 5]), 2, 5, false),
-            Ok(set(&[1, 3, 5]))
-        );
-        assert_eq!(without(&set(&[1, 2]), 2, 1, false), Ok(set(&[1])));
+        for (now, gone, leader, left) in [
+            ("1v 2v 3v 4v 5v", 2, 5, &[1, 3, 5][..]),
+            ("1v 2v", 2, 1, &[1]),
+            // A living learner takes the place.
+            ("1v 2v 3v 4l", 3, 1, &[1, 2, 4]),
+            ("1v 2v 3v 4v 5v 6l", 2, 1, &[1, 3, 4, 5, 6]),
+            // Of four, the dead one is let off, never the leader.
+            ("1v 2v! 3v! 4v 5v", 2, 1, &[1, 4, 5]),
+            ("1v 2v 3v 4v~ 5v", 2, 5, &[1, 3, 5]),
+        ] {
+            let found = without(&seen(now), gone, leader, false);
+            assert_eq!(found, Ok(set(left)), "{now} without {gone}");
+        }
+        for stuck in ["1v 2v 3v", "1v 2v 3v 4l?", "1v 2v 3v 4l!"] {
+            let found = without(&seen(stuck), 3, 1, false);
+            assert!(
+                matches!(found, Err(MemberError::Even { voters: 2, .. })),
+                "{stuck}: {found:?}"
+            );
+        }
+        let forced = without(&seen("1v 2v 3v"), 3, 1, true);
+        assert_eq!(forced, Ok(set(&[1, 2])));
+        assert_eq!(without(&seen("1v"), 1, 1, true), Err(MemberError::Last));
     }
 }

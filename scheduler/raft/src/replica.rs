@@ -208,7 +208,13 @@ impl Replica {
     /// Answers when this member leads and has applied everything proposed before, whoever proposed it: what was not
     /// applied by then will not be.
     pub async fn barrier(&self) -> Result<(), ProposeError> {
-        match self.service.read_index().await {
+        // On the raft thread, where the connections are: the caller's may have no I/O, or be busy planning.
+        let service = self.service.clone();
+        let asked = self
+            .service
+            .runtime
+            .spawn(async move { service.read_index().await });
+        match asked.await.ok().flatten() {
             Some(index) => {
                 self.service.published.wait_applied(index).await;
                 Ok(())
@@ -297,7 +303,11 @@ impl Replica {
         let led = leadership.wait_for(|l| l.leader.is_some());
         let from = match tokio::time::timeout(TRANSFER_LEADER_PATIENCE, led).await {
             Ok(Ok(led)) => led.leader,
-            _ => return Err(MemberError::NoLeader("there is no leader at present".into())),
+            _ => {
+                return Err(MemberError::NoLeader(
+                    "there is no leader at present".into(),
+                ));
+            }
         };
         // Whoever is asked for by name may be asked twice.
         let from = from.filter(|_| to.is_none());

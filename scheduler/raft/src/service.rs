@@ -300,7 +300,11 @@ impl Service {
                     with.insert(id);
                 }
                 Some((id, answer)) => {
-                    tracing::debug!(member = node_id_text(id), ?answer, "a read is not confirmed");
+                    tracing::debug!(
+                        member = node_id_text(id),
+                        ?answer,
+                        "a read is not confirmed"
+                    );
                 }
                 None => return false,
             }

@@ -1,5 +1,7 @@
 //! Three members under every kind of fault, with clients and watchers on all of them.
 
+use std::time::Duration;
+
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -8,7 +10,7 @@ use super::fleet::{Fleet, SmallDisk};
 use super::nemesis::{Fault, Nemesis};
 use super::shim::Shim;
 use super::watcher::Watchers;
-use super::workload::Workload;
+use super::workload::{PACE, Workload};
 use super::{net, setting, verdict};
 use crate::harness::cluster::LONG;
 use crate::harness::program::wait_for;
@@ -19,6 +21,8 @@ const ROUNDS: u64 = 5;
 /// Calls at least.
 const OPS: u64 = 2_000;
 const CLIENTS: u32 = 6;
+/// The pace of a long run, which is to end some day.
+const BUSY: Duration = Duration::from_millis(8);
 const WATCHERS: usize = 3;
 /// The member with the small disk.
 const SMALL: usize = 2;
@@ -36,6 +40,7 @@ fn cluster_survives_faults() {
     );
     let seed = setting("CORACLE_CLUSTER_SEED", rand::random());
     println!("cluster_survives_faults: CORACLE_CLUSTER_SEED={seed}");
+    let pace = if ops > OPS { BUSY } else { PACE };
     let begin = std::time::Instant::now();
     let disks = tempfile::tempdir().unwrap();
     let small = SmallDisk::new(disks.path().join("small"), SMALL_MIB);
@@ -48,7 +53,7 @@ fn cluster_survives_faults() {
     });
     verdict::prepare(&fleet);
     let watchers = Watchers::start(&fleet.runtime, &fleet.credentials, MEMBERS, WATCHERS, seed);
-    let work = Workload::start(&fleet.runtime, &fleet.credentials, MEMBERS, CLIENTS, seed);
+    let work = Workload::start(&fleet.runtime, &fleet.credentials, MEMBERS, CLIENTS, pace, seed);
     let mut nemesis = Nemesis {
         rng: StdRng::seed_from_u64(seed),
         shims: shims.into_inner(),

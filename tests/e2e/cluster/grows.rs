@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::fleet::Fleet;
 use super::watcher::Watchers;
-use super::workload::Workload;
+use super::workload::{PACE, Workload};
 use super::{net, verdict};
 use crate::harness::cluster::LONG;
 use crate::harness::program::wait_for;
@@ -19,7 +19,7 @@ fn cluster_grows() {
     verdict::prepare(&fleet);
     // Watchers and clients of the first member go on while the others come and go.
     let watchers = Watchers::start(&fleet.runtime, &fleet.credentials, 1, 2, 1);
-    let work = Workload::start(&fleet.runtime, &fleet.credentials, 1, 3, 1);
+    let work = Workload::start(&fleet.runtime, &fleet.credentials, 1, 3, PACE, 1);
 
     // The second member waits: two voters would be worse than one.
     fleet.grow(0);

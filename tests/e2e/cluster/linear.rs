@@ -36,7 +36,8 @@ enum Answer {
 impl Model for Register {
     type State = Option<Value>;
     type Op = Step;
-    type Metadata = ();
+    /// The member that was asked.
+    type Metadata = usize;
 
     fn init() -> Self::State {
         None
@@ -115,7 +116,7 @@ pub fn check(history: &History, never: &BTreeSet<Value>) -> Verdict {
                 action: op.action,
                 answer,
             },
-            metadata: None,
+            metadata: Some(op.member),
         });
     }
     // A list reads every key of its epoch at one moment.
@@ -136,7 +137,7 @@ pub fn check(history: &History, never: &BTreeSet<Value>) -> Verdict {
                     action: Action::Get,
                     answer,
                 },
-                metadata: None,
+                metadata: Some(list.member),
             });
         }
     }
@@ -182,9 +183,10 @@ fn told(key: &str, mut ops: Vec<Operation<Register>>) -> String {
                 t => format!("{:.3}", t as f64 / 1e6),
             };
             format!(
-                "  {:.3}..{ret} ms client {} {:?} -> {:?}",
+                "  {:.3}..{ret} ms client {} on member {} {:?} -> {:?}",
                 o.call_time as f64 / 1e6,
                 o.client_id.unwrap_or_default(),
+                o.metadata.unwrap_or_default() + 1,
                 o.op.action,
                 o.op.answer
             )

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -62,12 +62,15 @@ impl Drop for Namespace {
 /// Whether this machine lets a test make namespaces; if not, the test says that it is skipped. `netns` in
 /// `CORACLE_REQUIRE` turns the skip into a failure.
 pub fn possible() -> bool {
-    let tools = client("ip").is_some() && client("iptables").is_some();
-    let works = tools && rustix::process::geteuid().is_root() && {
-        let probe = format!("{PREFIX}-{}-probe", std::process::id());
-        let made = program::run(Command::new("ip").args(["netns", "add", &probe])).code == 0;
-        made && program::run(Command::new("ip").args(["netns", "del", &probe])).code == 0
-    };
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    let works = *WORKS.get_or_init(|| {
+        let tools = client("ip").is_some() && client("iptables").is_some();
+        tools && rustix::process::geteuid().is_root() && {
+            let probe = format!("{PREFIX}-{}-probe", std::process::id());
+            let made = program::run(Command::new("ip").args(["netns", "add", &probe])).code == 0;
+            made && program::run(Command::new("ip").args(["netns", "del", &probe])).code == 0
+        }
+    });
     if !works {
         let required = std::env::var("CORACLE_REQUIRE").unwrap_or_default();
         assert!(

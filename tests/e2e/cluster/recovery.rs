@@ -11,7 +11,7 @@ use super::member::Member;
 use super::net::{self, Net};
 use super::verdict;
 use super::watcher::Watchers;
-use super::workload::{COLLECTION, Workload, object};
+use super::workload::{COLLECTION, PACE, Workload, object};
 use crate::harness::cluster::LONG;
 use crate::harness::program::{CORACLE, run, wait_for};
 
@@ -67,7 +67,7 @@ fn a_backup_of_a_live_cluster_becomes_a_new_one() {
         assert!(format!("{made:?}").contains("201"), "{made:?}");
     }
     // Clients write while it is saved; the test's own objects are written before and must all be in it.
-    let work = Workload::start(&fleet.runtime, &fleet.credentials, 3, 2, 3);
+    let work = Workload::start(&fleet.runtime, &fleet.credentials, 3, 2, PACE, 3);
     wait_for("some writes", LONG, || match work.shared.recorder.acked() {
         n if n > 30 => Ok(()),
         n => Err(format!("{n} writes")),
@@ -151,8 +151,8 @@ fn a_lost_majority_is_reset_to_one_member() {
     for m in &mut fleet.members {
         m.kill9();
     }
+    // One disk is lost; another member's is not, but nobody knows that yet.
     fleet.members[0].wipe();
-    fleet.members[1].wipe();
     let reset = |fleet: &Fleet, more: &[&str]| {
         run(Command::new(CORACLE)
             .args(["scheduler", "--reset-to-single", "--data-dir"])
@@ -174,7 +174,19 @@ fn a_lost_majority_is_reset_to_one_member() {
     assert!(revision(&list).unwrap() > newest, "{}", list["metadata"]);
     fleet.wait_voters(1);
     fleet.write_marker(2).unwrap();
-    // The two others come back empty: three again.
+    // The one whose disk turns up again is told that the cluster is another one by now.
+    fleet.members[1].spawn(&fleet.net, &[]);
+    wait_for("E_CLUSTER_MISMATCH in its log", LONG, || {
+        let log = fleet.members[1].log();
+        if log.contains("E_CLUSTER_MISMATCH") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    fleet.members[1].kill9();
+    fleet.members[1].wipe();
+    // Both come back empty: three again.
     fleet.enter(0, 2);
     fleet.enter(1, 2);
     fleet.wait_voters(3);

@@ -149,7 +149,11 @@ fn each_refusal_has_one_clear_line() {
     stranger.data = dir.join("stranger");
     stranger.spawn(&fleet.net, &[]);
     stranger.ready();
-    logged(&fleet.members[leader], &["E_CLUSTER_MISMATCH"]);
+    let n = logged(
+        &fleet.members[leader],
+        &["E_RAFT_TRUST", &Net::ip_of(gone), "member of this cluster"],
+    );
+    assert!(n <= 2, "told {n} times:\n{}", fleet.members[leader].log());
     stranger.kill9();
 
     // A foreign process on its raft port: the others say so, and it cannot start.

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::client::{Client, Reply};
 use super::fleet::Fleet;
 use super::watcher::Watchers;
-use super::workload::{COLLECTION, Workload};
+use super::workload::{COLLECTION, PACE, Workload};
 use super::{net, verdict};
 use crate::harness::cluster::LONG;
 use crate::harness::program::wait_for;
@@ -148,7 +148,7 @@ impl Writer {
 fn roll(fleet: &mut Fleet, name: &str, binary: Option<&std::path::Path>) {
     verdict::prepare(fleet);
     let watchers = Watchers::start(&fleet.runtime, &fleet.credentials, MEMBERS, 3, 7);
-    let work = Workload::start(&fleet.runtime, &fleet.credentials, MEMBERS, 2, 7);
+    let work = Workload::start(&fleet.runtime, &fleet.credentials, MEMBERS, 2, PACE, 7);
     let patient = Patient::start(fleet);
     patient.wait_for_more();
     let leader = fleet.leader();

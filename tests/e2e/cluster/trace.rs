@@ -65,6 +65,8 @@ pub struct Log {
 pub struct Counts {
     pub events: usize,
     pub resumed: usize,
+    /// Of these, on another member than the time before.
+    pub moved: usize,
     pub bookmarks: usize,
     pub relists: usize,
 }
@@ -100,13 +102,17 @@ pub fn check(traces: &[Trace], log: &Log, last: Revision, bad: &mut Vec<String>)
             position: None,
             objects: BTreeMap::new(),
         };
+        let mut at = None;
         for seen in &trace.seen {
             match seen {
                 Seen::Listed { revision, items } => {
                     counts.relists += 1;
                     walk.listed(*revision, items, bad);
                 }
-                Seen::Resumed { .. } => counts.resumed += 1,
+                Seen::Resumed { member } => {
+                    counts.resumed += 1;
+                    counts.moved += usize::from(at.replace(*member) != Some(*member));
+                }
                 Seen::Event { revision, event } => {
                     counts.events += 1;
                     walk.event(*revision, event, bad);

@@ -26,6 +26,8 @@ pub struct Summary {
     pub unknown: usize,
     pub refused: usize,
     pub keys: usize,
+    /// Calls that an explanation was found for, reads taken from lists included.
+    pub explained: usize,
     pub watch: Counts,
 }
 
@@ -101,7 +103,7 @@ pub fn judge(fleet: &Fleet, mut work: Workload, watchers: Watchers) -> Summary {
     bad.extend(revisions::check(&history, &log));
     let never = revisions::never_happened(&history, &log);
     let verdict = linear::check(&history, &never);
-    summary.keys = verdict.keys;
+    (summary.keys, summary.explained) = (verdict.keys, verdict.calls);
     bad.extend(
         verdict
             .illegal

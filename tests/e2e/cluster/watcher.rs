@@ -156,8 +156,14 @@ impl Watcher {
 
     /// Watches one member for a while. Answers whether it was reached.
     async fn watch(&mut self, client: &mut Client, position: Revision) -> bool {
-        let path =
-            format!("{COLLECTION}?watch=true&allowWatchBookmarks=true&resourceVersion={position}");
+        // Half of the watches end by the clock, which a bookmark must precede.
+        let seconds = match self.rng.random_bool(0.5) {
+            true => self.rng.random_range(1..=2),
+            false => 600,
+        };
+        let path = format!(
+            "{COLLECTION}?watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={position}"
+        );
         let Ok(lines) = client.stream(&path).await else {
             return false;
         };

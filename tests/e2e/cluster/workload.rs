@@ -25,7 +25,7 @@ const KEYS: u64 = 8;
 /// Calls that a client makes to one member before it goes to another.
 const STAY_CALLS: u32 = 12;
 /// A client begins a call this often at most: the members share two cores with it.
-const PACE: Duration = Duration::from_millis(30);
+pub const PACE: Duration = Duration::from_millis(30);
 
 /// Where the objects are.
 pub const NAMESPACE: &str = "history";
@@ -58,6 +58,7 @@ impl Workload {
         credentials: &Credentials,
         members: usize,
         clients: u32,
+        pace: Duration,
         seed: u64,
     ) -> Self {
         let shared = Arc::new(Shared {
@@ -71,7 +72,7 @@ impl Workload {
         let clients = (0..clients)
             .map(|id| {
                 let rng = StdRng::seed_from_u64(seed ^ (u64::from(id) << 32));
-                let work = work(id, shared.clone(), credentials.clone(), rng);
+                let work = work(id, shared.clone(), credentials.clone(), pace, rng);
                 runtime.spawn(work)
             })
             .collect();
@@ -100,8 +101,14 @@ impl Drop for Workload {
     }
 }
 
-async fn work(id: u32, shared: Arc<Shared>, credentials: Credentials, mut rng: StdRng) {
-    let mut pace = tokio::time::interval(PACE);
+async fn work(
+    id: u32,
+    shared: Arc<Shared>,
+    credentials: Credentials,
+    pace: Duration,
+    mut rng: StdRng,
+) {
+    let mut pace = tokio::time::interval(pace);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut member = id as usize;
     let mut client: Option<Client> = None;

@@ -110,12 +110,14 @@ pub async fn fresh(
         if plant == Some(Plant::StaleFresh) {
             return Ok(replica.view());
         }
-        if plant == Some(Plant::TrustedConfirmation) && replica.is_leader() {
+        while plant == Some(Plant::TrustedConfirmation) && replica.is_leader() {
             let confirmed = replica.raft().get_read_linearizer(ReadPolicy::ReadIndex);
-            let linearizer = confirmed.await.map_err(|e| ProposeError::NoLeader(e.to_string()))?;
-            let index = linearizer.read_log_id().log_id().index;
-            replica.service.published.wait_applied(index).await;
-            return Ok(replica.view());
+            if let Ok(linearizer) = confirmed.await {
+                let index = linearizer.read_log_id().log_id().index;
+                replica.service.published.wait_applied(index).await;
+                return Ok(replica.view());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         replica.fresh().await
     });

@@ -319,10 +319,9 @@ impl Journal for SimJournal {
         if self.disk.plant == Some(Plant::NoDedupe) {
             entries.iter_mut().for_each(super::plant::forget_request);
         }
-        let mut next = self.image().last().map_or(0, |id| id.index + 1);
-        for e in &entries {
-            self.oracle_appended(e, next);
-            next += 1;
+        let next = self.image().last().map_or(0, |id| id.index + 1);
+        for (expected, e) in (next..).zip(&entries) {
+            self.oracle_appended(e, expected);
         }
         self.write(Op::Append(entries), Some(done))
     }

@@ -172,6 +172,7 @@ pub async fn harm(world: &Arc<World>, kind: Fault, dice: &mut Dice) -> bool {
         Fault::Delay => {
             let slowest = dice.range(20_000..400_000);
             usual(world, |l| l.delay_us = (1_000, slowest));
+            world.wire.set_snapshot_rate(dice.range(20..1_000));
         }
         Fault::Duplicate => usual(world, |l| {
             l.twice = 300;

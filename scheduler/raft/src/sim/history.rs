@@ -90,6 +90,7 @@ pub enum Told {
 
 /// One operation.
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "client and member are shown in reports")]
 pub struct Operation {
     /// Who.
     pub client: u64,

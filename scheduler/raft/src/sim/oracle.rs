@@ -133,7 +133,7 @@ impl Inner {
             .filter_map(|(_, d)| d.voters())
             .collect();
         let committed = std::mem::take(&mut self.voters);
-        if !(quorum(&committed, &holders) && !committed.is_empty())
+        if (committed.is_empty() || !quorum(&committed, &holders))
             && !known.iter().any(|joint| quorum(joint, &holders))
         {
             self.violated(

@@ -28,6 +28,8 @@ use crate::types::{SnapshotMeta, Vote};
 const LOST: Duration = Duration::from_secs(20);
 /// How often a stalled connection looks at its link.
 const STALL: Duration = Duration::from_millis(20);
+/// The usual bytes of a snapshot per virtual millisecond.
+pub const SNAPSHOT_RATE: u64 = 10_000;
 /// What a lost packet costs a connection.
 const RETRANSMIT_US: u64 = 200_000;
 
@@ -96,7 +98,7 @@ impl Wire {
                 links: BTreeMap::new(),
                 ends: BTreeMap::new(),
                 incarnations: 0,
-                snapshot_rate: 10_000,
+                snapshot_rate: SNAPSHOT_RATE,
                 snapshots: 0,
             }),
             oracle,

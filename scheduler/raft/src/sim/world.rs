@@ -18,7 +18,7 @@ use super::node::{Node, Parts};
 use super::oracle::Oracle;
 use super::plant::Plant;
 use super::watcher::{self, Span};
-use super::wire::{Link, Wire};
+use super::wire::{Link, SNAPSHOT_RATE, Wire};
 use crate::config::{Begin, Limits};
 use crate::replica::Replica;
 
@@ -203,16 +203,6 @@ impl World {
             .collect()
     }
 
-    /// Who believes to lead.
-    pub fn leaders(&self) -> Vec<Arc<Node>> {
-        let serving = self.serving();
-        serving
-            .into_iter()
-            .filter(|(_, _, r)| r.is_leader())
-            .map(|(n, _, _)| n)
-            .collect()
-    }
-
     /// The leader of the highest term, if one is known to itself.
     pub fn leader(&self) -> Option<Arc<Node>> {
         let serving = self.serving();
@@ -343,6 +333,7 @@ impl World {
     pub fn heal(&self) {
         self.wire.heal();
         self.wire.set_usual(self.options.link.clone());
+        self.wire.set_snapshot_rate(SNAPSHOT_RATE);
         for node in self.nodes() {
             node.disk
                 .set_sync(self.options.sync_us.0..self.options.sync_us.1);

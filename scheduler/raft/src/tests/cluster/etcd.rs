@@ -91,7 +91,7 @@ fn the_revision_does_not_go_back_after_a_crash_in_a_compaction() {
 }
 
 /// Pauses the leader again and again; the first things it does when it goes on are reads.
-pub(super) async fn pauses(world: Arc<World>) {
+async fn pauses(world: Arc<World>) {
     world.workers(6, 4);
     let mut dice = world.dice("pauses");
     for _ in 0..6 {
@@ -120,7 +120,8 @@ pub(super) async fn pauses(world: Arc<World>) {
         }
         let readers: Vec<_> = (0..12u64)
             .map(|n| {
-                let (world, through) = (world.clone(), (old.clone(), host.clone(), replica.clone()));
+                let (world, through) =
+                    (world.clone(), (old.clone(), host.clone(), replica.clone()));
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_micros(n * 150)).await;
                     client::read(&world, &through, 91, 0).await
@@ -138,8 +139,8 @@ pub(super) async fn pauses(world: Arc<World>) {
     }
 }
 
-/// etcd #20418: a leader that was paused answered reads from its past before it learned that it leads no more. The same
-/// happens with openraft's own confirmation of reads, see `planted::fresh_reads_by_openrafts_confirmation_alone`.
+/// etcd #20418: a leader that was paused answered reads from its past before it learned that it leads no more. A
+/// partition does it to openraft's own confirmation of reads, see `planted::fresh_reads_by_openrafts_confirmation_alone`.
 #[test]
 fn no_read_is_stale_after_a_pause() {
     scenario(
