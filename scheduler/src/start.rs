@@ -219,11 +219,13 @@ impl Starting {
         plain: Option<TcpListener>,
     ) -> Result<Scheduler, StartError> {
         let running = Running::default();
+        vigil::open(&self.topics, self.replica.clone());
         let vigil = Vigil {
             replica: self.replica.clone(),
             transport: self.transport.clone(),
             me: self.me.clone(),
             data: self.data.path().into(),
+            fatal: self.config.fatal.clone(),
             stop: running.stop.clone(),
         };
         running.tasks.spawn(vigil.run());

@@ -6,18 +6,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use coracle_raft::net::TcpTransport;
-use coracle_raft::{Member, Replica, node_id_text};
+use coracle_raft::{Fatal, Member, Replica, node_id_text, parse_node_id};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ask::authority;
 use crate::data::Places;
+use crate::desk::Topics;
 
 /// How often this member looks at itself.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Elections take less than a second; longer without a leader is worth a line.
 const QUORUM_PATIENCE: Duration = Duration::from_secs(3);
+/// The desk's topic: is this id a member?
+const TOPIC: &str = "member";
+/// Looks in a row at which the leader does not know this member before it takes itself for removed.
+const UNKNOWN_MAX: u32 = 3;
 /// A missing quorum is said this often.
 const QUORUM_EVERY: Duration = Duration::from_secs(10);
 
@@ -29,6 +35,8 @@ pub(crate) struct Vigil {
     pub me: Member,
     /// The data directory.
     pub data: PathBuf,
+    /// Ends the process when this member was removed.
+    pub fatal: Fatal,
     pub stop: CancellationToken,
 }
 
@@ -39,6 +47,17 @@ struct Told {
     without_told: Option<Instant>,
     voter: Option<bool>,
     places: Option<Places>,
+    unknown: u32,
+}
+
+/// Answers members that ask whether they are in, while this member leads.
+pub(crate) fn open(topics: &Topics, replica: Arc<Replica>) {
+    topics.open_now(TOPIC, move |body| {
+        let id = std::str::from_utf8(body).ok().and_then(parse_node_id);
+        let id = id.ok_or("no member's id")?;
+        let known = replica.status().members.iter().any(|(m, _)| *m == id);
+        Ok(Bytes::from_static(if known { b"yes" } else { b"no" }))
+    });
 }
 
 impl Vigil {
@@ -56,6 +75,7 @@ impl Vigil {
                     self.role(&mut told);
                     self.announce().await;
                     self.keep(&mut told);
+                    self.still_in(&mut told).await;
                 }
             }
             self.leader(&mut told);
@@ -138,6 +158,33 @@ impl Vigil {
                     "this member is a learner: it has all data and serves reads and writes, but does not vote"
                 ),
             }
+        }
+    }
+
+    /// A member that was removed may never hear of it from the log, which is not sent to it any more. It would serve its
+    /// last state for ever; so it asks.
+    async fn still_in(&self, told: &mut Told) {
+        let (own, now) = (self.replica.id(), *self.replica.leader_changes().borrow());
+        if now.is_leader || now.leader.is_none() || !self.names().contains_key(&own) {
+            return;
+        }
+        let asked = self
+            .replica
+            .ask_leader(TOPIC, node_id_text(own).into())
+            .await;
+        match asked {
+            Ok(answer) if &answer[..] == b"no" => told.unknown += 1,
+            Ok(_) => told.unknown = 0,
+            // It did not answer, or does not know the question.
+            Err(error) => {
+                tracing::debug!(%error, "the leader does not say whether this is a member")
+            }
+        }
+        if told.unknown >= UNKNOWN_MAX {
+            self.fatal.fire(&format!(
+                "E_MEMBER_REMOVED: this member ({}) was removed from the cluster; to join again, move its data directory away and start it with --join",
+                node_id_text(own)
+            ));
         }
     }
 

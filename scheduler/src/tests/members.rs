@@ -1,7 +1,7 @@
 //! A control plane of several members in one process: growing, changing, losing and restarting them.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coracle_api::Timestamp;
@@ -27,6 +27,8 @@ async fn token(s: &Scheduler) -> String {
 
 async fn joining(dir: &Path, name: &str, through: &Scheduler) -> SchedulerConfig {
     let mut config = config(dir);
+    // Members are removed here; the process goes on.
+    config.fatal = crate::Fatal::new(|line| tracing::warn!("{line}"));
     config.name = Some(name.into());
     config.join = Some(through.api_addr().to_string());
     config.token = Some(token(through).await);
@@ -284,7 +286,9 @@ async fn members_are_removed_replaced_and_wiped() {
     let gone = c.id().to_string();
     let mut alive = joining(TempDir::new().unwrap().path(), "c", &a).await;
     alive.data_dir = dirs[2].path().join("other");
-    let spared = alive.token.clone();
+    let ended = Arc::new(Mutex::new(String::new()));
+    let line = ended.clone();
+    alive.fatal = crate::Fatal::new(move |text| *line.lock().unwrap() = text.to_string());
     let early = tokio::spawn(start(alive));
     // While the namesake lives the newcomer waits a while; then the namesake stops.
     tokio::time::sleep(Duration::from_millis(600)).await;
@@ -292,7 +296,6 @@ async fn members_are_removed_replaced_and_wiped() {
     c.shutdown().await;
     drop(c);
     let c = early.await.unwrap().unwrap_or_else(|e| panic!("{e}"));
-    assert!(spared.is_some());
     assert_ne!(c.id(), gone);
     let (status, text, _) = remove("c", false).await;
     assert_eq!(status, StatusCode::CONFLICT);
@@ -312,9 +315,16 @@ async fn members_are_removed_replaced_and_wiped() {
     write(&c, "after").await;
     seen(&b, "after").await;
 
-    // Down to one, by force where it must be.
+    // Down to one, by force where it must be. Who was removed hears of it and ends.
+    assert_eq!(*ended.lock().unwrap(), "");
     let (status, text, answer) = remove("c", true).await;
     assert_eq!(status, StatusCode::OK, "{text}");
+    let told = async {
+        while !ended.lock().unwrap().starts_with("E_MEMBER_REMOVED") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("c ends");
     assert!(
         answer["warning"].as_str().unwrap().contains("2 voters"),
         "{answer}"

@@ -53,7 +53,14 @@ fn cluster_survives_faults() {
     });
     verdict::prepare(&fleet);
     let watchers = Watchers::start(&fleet.runtime, &fleet.credentials, MEMBERS, WATCHERS, seed);
-    let work = Workload::start(&fleet.runtime, &fleet.credentials, MEMBERS, CLIENTS, pace, seed);
+    let work = Workload::start(
+        &fleet.runtime,
+        &fleet.credentials,
+        MEMBERS,
+        CLIENTS,
+        pace,
+        seed,
+    );
     let mut nemesis = Nemesis {
         rng: StdRng::seed_from_u64(seed),
         shims: shims.into_inner(),

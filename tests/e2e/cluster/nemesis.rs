@@ -110,7 +110,10 @@ impl Nemesis {
         let n = fleet.members.len();
         let follower = (leader + 1 + self.rng.random_range(0..n - 1)) % n;
         let third = (0..n).find(|i| *i != leader && *i != follower).unwrap();
-        let turn = self.done.get(&fault).map_or(0, |(n, _)| *n);
+        let even = self
+            .done
+            .get(&fault)
+            .is_none_or(|(n, _)| n.is_multiple_of(2));
         let mut since = shared.recorder.now();
         match fault {
             Fault::KillLeader | Fault::KillFollower => {
@@ -148,16 +151,16 @@ impl Nemesis {
             }
             Fault::Bridge => {
                 // In turn: the leader and a follower, and the two followers.
-                let one = pick(turn % 2 == 0, leader, third);
+                let one = pick(even, leader, third);
                 fleet.net.cut(one, follower);
                 work_goes_on(fault, fleet, shared);
                 fleet.net.heal();
             }
             Fault::OneWay => {
                 for other in (0..n).filter(|o| *o != leader) {
-                    match turn % 2 {
-                        0 => fleet.net.cut_one_way(other, leader),
-                        _ => fleet.net.cut_one_way(leader, other),
+                    match even {
+                        true => fleet.net.cut_one_way(other, leader),
+                        false => fleet.net.cut_one_way(leader, other),
                     }
                 }
                 work_goes_on(fault, fleet, shared);
@@ -184,13 +187,13 @@ impl Nemesis {
                 fleet.net.heal();
             }
             Fault::SlowDisk => {
-                let who = pick(turn % 2 == 0, leader, follower);
+                let who = pick(even, leader, follower);
                 self.shims[who].slow();
                 work_goes_on(fault, fleet, shared);
                 self.shims[who].well();
             }
             Fault::BrokenDisk => {
-                let who = pick(turn % 2 == 0, leader, follower);
+                let who = pick(even, leader, follower);
                 self.shims[who].broken();
                 let status = fleet.members[who].ended();
                 assert!(!status.success(), "a member survived a failed sync");
@@ -232,7 +235,7 @@ impl Nemesis {
             }
             Fault::ClockJump => {
                 let who = self.rng.random_range(0..n);
-                let seconds = if turn % 2 == 0 { JUMP_S } else { -JUMP_S };
+                let seconds = if even { JUMP_S } else { -JUMP_S };
                 self.shims[who].turn(seconds);
                 work_goes_on(fault, fleet, shared);
                 self.shims[who].turn(0);
