@@ -145,7 +145,7 @@ async fn main() {
             let mut n = 0u64;
             while Instant::now() < end {
                 n += 1;
-                let key = Key::new("default", &format!("{client}-{n}"));
+                let key = Key::new("default", format!("{client}-{n}"));
                 let put =
                     Command::put("configmaps", key, Expect::Absent, value.clone(), Vec::new());
                 let at = Instant::now();

@@ -6,12 +6,14 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+use super::client::{Client, Reply};
 use super::fleet::{Fleet, SmallDisk};
+use super::history::{Action, Op, Outcome};
 use super::nemesis::{Fault, Nemesis};
 use super::shim::Shim;
 use super::watcher::Watchers;
 use super::workload::{PACE, Workload};
-use super::{net, setting, verdict};
+use super::{linear, net, setting, verdict, workload};
 use crate::harness::cluster::LONG;
 use crate::harness::program::wait_for;
 
@@ -92,4 +94,68 @@ fn cluster_survives_faults() {
     );
     assert!(summary.ops as u64 + summary.lists as u64 >= ops);
     assert!(nemesis.done.len() == Fault::ALL.len());
+}
+
+/// A member that is cut off may know nothing of a write: asked in earnest it does not answer; asked for whatever it has,
+/// it answers with the past. Taken for an earnest answer, that is what the checker must find.
+#[test]
+fn a_cut_off_member_gives_no_stale_answer_and_the_checker_would_find_one() {
+    if !net::possible() {
+        return;
+    }
+    let mut fleet = Fleet::start(MEMBERS);
+    verdict::prepare(&fleet);
+    let leader = fleet.leader();
+    let alone = (leader + 1) % MEMBERS;
+    for other in (0..MEMBERS).filter(|o| *o != alone) {
+        fleet.net.cut(alone, other);
+    }
+    let work = Workload::start(&fleet.runtime, &fleet.credentials, MEMBERS, 0, PACE, 0);
+    let ask = |member: usize, action: Action| {
+        let mut client = Client::new(&fleet.credentials, member);
+        let shared = work.shared.clone();
+        fleet.on_bridge(async move {
+            workload::call(&shared, &mut client, 0, member, "k0-0".into(), action).await
+        });
+    };
+    ask(leader, Action::Create(1));
+    ask(alone, Action::Get);
+    let mut history = work.shared.recorder.take();
+    let [written, read] = &history.ops[..] else {
+        panic!("two calls: {history:?}");
+    };
+    assert!(
+        matches!(written.outcome, Outcome::Done(Some(_))),
+        "{written:?}"
+    );
+    assert!(
+        matches!(read.outcome, Outcome::Unknown(_)),
+        "a stale read: {read:?}"
+    );
+    assert!(
+        linear::check(&history, &Default::default())
+            .illegal
+            .is_empty()
+    );
+
+    let any = format!("{}/k0-0?resourceVersion=0", workload::COLLECTION);
+    let call = work.shared.recorder.now();
+    let reply = fleet.call(alone, http::Method::GET, &any, None);
+    assert!(
+        matches!(reply, Reply::Answer(http::StatusCode::NOT_FOUND, _)),
+        "{reply:?}"
+    );
+    history.ops.push(Op {
+        client: 0,
+        member: alone,
+        key: "k0-0".into(),
+        action: Action::Get,
+        outcome: Outcome::Absent,
+        call,
+        ret: work.shared.recorder.now(),
+    });
+    let verdict = linear::check(&history, &Default::default());
+    assert_eq!(verdict.illegal.len(), 1, "{verdict:?}");
+    fleet.net.heal();
+    fleet.wait_writable();
 }
