@@ -10,7 +10,15 @@ const ANY: &str = "127.0.0.1:0";
 
 fn scheduler() -> Cluster {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let args = ["scheduler", "--api-addr", ANY, "--registry-addr", ANY];
+    let args = [
+        "scheduler",
+        "--api-addr",
+        ANY,
+        "--registry-addr",
+        ANY,
+        "--raft-addr",
+        ANY,
+    ];
     Cluster::start(dir, ".coracle-scheduler", args.map(String::from).to_vec())
 }
 
