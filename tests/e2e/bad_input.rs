@@ -342,16 +342,20 @@ fn a_half_written_log_tail_is_cut_and_nothing_acknowledged_is_lost() {
         api.create("/api/v1/namespaces/default/configmaps", &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("c{i}")}})).unwrap();
     }
     c.kill9();
-    // The newest file of the log gets half a record at its end, as a crash in mid-write leaves it.
-    let log = walk(&c.dir.path().join(".coracle/raft"));
-    let newest = log
-        .iter()
-        .filter(|(p, _)| p.contains("log") && !p.to_lowercase().contains("lock"))
-        .map(|(p, _)| p.clone())
-        .max()
-        .expect("a log file");
-    let mut bytes = std::fs::read(&newest).unwrap();
-    bytes.extend_from_slice(&[0x17, 0, 0, 0, 9, 9, 9]);
+    // Behind the last group of the log comes the beginning of one that was never finished, as a crash in mid-write leaves
+    // it: files are zero-filled ahead, groups begin at multiples of 4 KiB.
+    let wal = c.dir.path().join(".coracle/raft/wal");
+    let written = |bytes: &[u8]| bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+    let (newest, mut bytes) = walk(&wal)
+        .into_iter()
+        .filter(|(p, _)| p.ends_with(".seg"))
+        .map(|(p, _)| (wal.join(&p), std::fs::read(wal.join(&p)).unwrap()))
+        .filter(|(_, bytes)| written(bytes) > 4096)
+        .max_by(|a, b| a.0.cmp(&b.0))
+        .expect("a log file with a group in it");
+    let end = written(&bytes).next_multiple_of(4096);
+    let torn = [0x17, 0, 0, 0, 9, 9, 9];
+    bytes[end..end + torn.len()].copy_from_slice(&torn);
     std::fs::write(&newest, bytes).unwrap();
     c.spawn();
     c.ready();

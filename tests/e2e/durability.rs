@@ -1,4 +1,5 @@
-//! strace of the running process: fdatasync has finished before a write or a push is acknowledged.
+//! strace of the running process: a sync has finished before a write or a push is acknowledged. A sync is an fdatasync or
+//! fsync, or a write through a descriptor that was opened with O_DSYNC, as the log's are.
 
 use std::process::{Child, Command, Stdio};
 use std::time::SystemTime;
@@ -13,6 +14,22 @@ use crate::harness::{Cluster, http, kube};
 struct Trace {
     child: Child,
     file: std::path::PathBuf,
+    pid: u32,
+}
+
+/// O_DSYNC on Linux, as `/proc/PID/fdinfo` shows flags.
+const O_DSYNC: u32 = 0o10000;
+
+impl Trace {
+    /// Whether writes through this descriptor of the process return only when they are on the disk.
+    fn synchronous(&self, fd: &str) -> bool {
+        let info = std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", self.pid));
+        let flags = info
+            .unwrap_or_default()
+            .lines()
+            .find_map(|l| u32::from_str_radix(l.strip_prefix("flags:")?.trim(), 8).ok());
+        flags.is_some_and(|f| f & O_DSYNC != 0)
+    }
 }
 
 impl Drop for Trace {
@@ -41,8 +58,10 @@ fn attach(c: &Cluster) -> Option<Trace> {
             "-ttt",
             "-T",
             "-y",
+            "-s",
+            "0",
             "-e",
-            "trace=fdatasync,fsync,sync_file_range",
+            "trace=fdatasync,fsync,pwrite64,pwritev,pwritev2",
             "-o",
         ])
         .arg(&file)
@@ -51,8 +70,8 @@ fn attach(c: &Cluster) -> Option<Trace> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let trace = Trace { child, file };
     let pid = c.pid();
+    let trace = Trace { child, file, pid };
     wait_for("strace to be attached", LONG, || {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let tracer = status
@@ -68,7 +87,7 @@ fn attach(c: &Cluster) -> Option<Trace> {
     Some(trace)
 }
 
-/// Syncs that finished with 0, from `PID START fdatasync(3</path>) = 0 <TIME>` and its split form.
+/// Syncs that succeeded, from `PID START fdatasync(3</path>) = 0 <TIME>` or `pwrite64(..) = BYTES`, and their split form.
 fn syncs(trace: &Trace) -> Vec<Sync> {
     let text = std::fs::read_to_string(&trace.file).unwrap_or_default();
     let mut open: std::collections::BTreeMap<String, (f64, String)> =
@@ -87,11 +106,27 @@ fn syncs(trace: &Trace) -> Vec<Sync> {
             .and_then(|(_, r)| r.split_once('>'))
             .map(|(p, _)| p.to_string())
             .unwrap_or_default();
+        let written = line.contains("pwrite");
+        if written && !line.contains("resumed>") {
+            let fd = line
+                .split_once('(')
+                .and_then(|(_, r)| r.split_once('<'))
+                .map(|(fd, _)| fd);
+            // Only the log's writes are looked at; the descriptor is open as long as the process runs.
+            if !path.contains("raft") || !fd.is_some_and(|fd| trace.synchronous(fd)) {
+                continue;
+            }
+        }
         if line.contains("<unfinished") {
             open.insert(pid.into(), (at, path));
             continue;
         }
-        if !line.contains("= 0") {
+        let result = line
+            .rsplit_once("= ")
+            .and_then(|(_, r)| r.split_whitespace().next())
+            .and_then(|r| r.parse::<i64>().ok());
+        if !result.is_some_and(|r| if written { r > 0 } else { r == 0 }) {
+            open.remove(pid);
             continue;
         }
         let took = line
