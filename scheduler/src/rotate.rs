@@ -97,7 +97,7 @@ impl Certifier {
         }
     }
 
-    /// What the record and the reports ask for now; and whose report is not needed but there.
+    /// What to do now by the record and the reports, and the phase of the rotation (`None`: none is under way).
     fn step(&self) -> (Step, Option<Phase>) {
         let view = self.replica.view();
         let (_, record) = self.ca.record();

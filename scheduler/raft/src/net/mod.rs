@@ -112,7 +112,7 @@ pub enum Ask {
     Propose(Bytes),
     /// The index a linearizable read must have applied (leader only).
     ReadIndex,
-    /// How are you? Carries who asks.
+    /// How far the member is, what its clock says and what its state hashes to (see [`crate::pulse`]).
     Pulse,
     /// Change the membership (leader only).
     Change(Change),
