@@ -229,6 +229,9 @@ async fn read_calls(
         if f.kind != kind::REQUEST {
             return Err(format!("a frame of kind {} among calls", f.kind));
         }
+        // A member may be let go while its connection is open and never hear of the commit: without this it would be
+        // answered for ever. The connection ends, and the hello of the next one is told why.
+        service.admit(from)?;
         let request = wire::get_request(f.body).map_err(|e| e.to_string())?;
         let Ok(place) = places.clone().acquire_owned().await else {
             return Ok(());
