@@ -132,6 +132,11 @@ pub fn track_update(
         managers::read(source)
     };
     let Ok(root) = root(kind) else { return };
+    if let (true, Value::Object(nothing)) = (all.is_empty() && !cleared, old)
+        && nothing.is_empty()
+    {
+        return track_new(kind, root, new, manager, subresource, now);
+    }
     // A list with doubled keys cannot be told apart: validation refuses such an object, nothing is recorded for it.
     let (Ok(before), Ok(after)) = (collect(root, old), collect(root, new)) else {
         return;
@@ -154,6 +159,28 @@ pub fn track_update(
         entry.time = managers::stamp(now);
     }
     managers::write(new, all);
+}
+
+/// [`track_update`] of an object that was not there and that nobody has a record of: one manager owns everything. Most
+/// writes of a busy cluster are of this sort, so they skip the comparison.
+fn track_new(
+    kind: &Kind,
+    root: Node,
+    new: &mut Value,
+    manager: &str,
+    subresource: Option<&str>,
+    now: Timestamp,
+) {
+    let Ok(leaves) = collect(root, new) else {
+        return;
+    };
+    let entry = Entry {
+        api_version: kind.api_version(),
+        time: managers::stamp(now),
+        fields: owned(leaves).into_keys().collect(),
+    };
+    let me = managers::updater(kind, manager, subresource);
+    managers::write(new, Managers::from([(me, entry)]));
 }
 
 fn root(kind: &Kind) -> Result<Node, ApiError> {

@@ -3,6 +3,7 @@
 
 mod check;
 mod openapi;
+mod types;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -19,6 +20,7 @@ use crate::Kind;
 
 pub use check::{Problems, check, normalise, prune};
 pub use openapi::{openapi, openapi_index};
+use types::{TYPES, Type};
 
 /// Where references between schemas point.
 const REFERENCE: &str = "#/components/schemas/";
@@ -95,7 +97,7 @@ pub fn name(group: &str, version: &str, kind: &str) -> Option<&'static str> {
 pub(crate) struct Node {
     /// OpenAPI name of the type, "" for an anonymous one.
     pub name: &'static str,
-    schema: &'static Value,
+    of: &'static Type,
 }
 
 /// What a schema says a value is.
@@ -131,69 +133,43 @@ impl Node {
     /// The root of a kind's objects.
     pub fn of(kind: &Kind) -> Option<Self> {
         let name = name(kind.group, kind.version, kind.kind)?;
-        Some(Self {
-            name,
-            schema: REGISTRY.definitions.get(name)?,
-        })
+        Some(Self::at(*TYPES.named.get(name)?))
     }
 
-    fn resolve(schema: &'static Value) -> Self {
-        match schema["$ref"]
-            .as_str()
-            .and_then(|r| r.strip_prefix(REFERENCE))
-        {
-            Some(name) => Self {
-                name,
-                schema: REGISTRY.definitions.get(name).unwrap_or(&Value::Null),
-            },
-            None => Self { name: "", schema },
-        }
+    fn at(index: usize) -> Self {
+        let of = &TYPES.all[index];
+        Self { name: of.name, of }
     }
 
     /// The type of a field of a struct or of the values of a map; `None` if a struct has no such field.
     pub fn field(self, name: &str) -> Option<Self> {
-        match self.shape() {
-            Shape::Struct => self.schema["properties"].get(name).map(Self::resolve),
-            Shape::Map => Some(Self::resolve(&self.schema["additionalProperties"])),
+        match self.of.shape {
+            Shape::Struct => {
+                let at = self
+                    .of
+                    .fields
+                    .binary_search_by(|(f, _)| (*f).cmp(name))
+                    .ok()?;
+                Some(Self::at(self.of.fields[at].1))
+            }
+            Shape::Map => self.of.values.map(Self::at),
             _ => None,
         }
     }
 
     /// The type of the items of a list.
     pub fn item(self) -> Option<Self> {
-        self.schema.get("items").map(Self::resolve)
+        self.of.items.map(Self::at)
     }
 
     /// Names of the fields of a struct.
     pub fn fields(self) -> impl Iterator<Item = &'static str> {
-        self.schema["properties"]
-            .as_object()
-            .into_iter()
-            .flat_map(|p| p.keys().map(String::as_str))
+        self.of.fields.iter().map(|(name, _)| *name)
     }
 
     /// What values here are.
     pub fn shape(self) -> Shape {
-        if self.name.ends_with(".resource.Quantity") {
-            return Shape::Quantity;
-        }
-        if self.schema["x-kubernetes-int-or-string"] == true {
-            return Shape::IntOrString;
-        }
-        match (self.schema["type"].as_str(), self.schema["format"].as_str()) {
-            (Some("object"), _) if self.schema["properties"].is_object() => Shape::Struct,
-            (Some("object"), _) if self.schema["additionalProperties"].is_object() => Shape::Map,
-            (Some("array"), _) => Shape::List,
-            (Some("string"), Some("date-time")) => Shape::Time,
-            (Some("string"), Some("byte")) => Shape::Bytes,
-            (Some("string"), _) => Shape::Text,
-            (Some("integer"), format) => Shape::Integer {
-                short: format == Some("int32"),
-            },
-            (Some("number"), _) => Shape::Number,
-            (Some("boolean"), _) => Shape::Bool,
-            _ => Shape::Any,
-        }
+        self.of.shape
     }
 }
 
@@ -224,7 +200,8 @@ mod tests {
     fn every_schema_has_a_shape_we_understand() {
         for (name, schema) in definitions() {
             for (field, property) in schema["properties"].as_object().into_iter().flatten() {
-                let node = Node::resolve(property);
+                let node = TYPES.named.get(name).map(|t| Node::at(*t));
+                let node = node.and_then(|n| n.field(field)).expect("a known field");
                 if matches!(node.shape(), Shape::Any) {
                     let known = ["FieldsV1", "RawExtension", "Patch"]
                         .iter()

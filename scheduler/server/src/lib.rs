@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod negotiate;
 pub mod pages;
 pub mod path;
+mod pieces;
 pub mod protobuf;
 pub mod query;
 pub mod read;

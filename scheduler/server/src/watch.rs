@@ -1,7 +1,8 @@
 //! Watches. A watcher holds a position in the event ring and nothing else: it reads the events after its position when
 //! its connection takes more bytes. A client too slow for the ring is told 410 Expired; it never delays anybody.
 //!
-//! Frames of whole objects are made once per event and shared. What is ready together leaves as one piece.
+//! Frames of whole objects are made once per event and shared. What is ready together leaves as one piece, and watches
+//! without selectors share that too.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -25,6 +26,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::hub::{News, Place};
 use crate::negotiate::{self, Include, Shape};
+use crate::pieces::Made;
 use crate::read::{self, Selection};
 use crate::reply::{self, Answer};
 
@@ -60,6 +62,8 @@ struct Watch {
     position: u64,
     /// Whether the ring held nothing after the position when it was read last; the hub tells when that changes.
     caught_up: bool,
+    /// Whether it sends what every watch of its namespace without selectors sends.
+    common: bool,
     initial: VecDeque<Arc<Obj>>,
     bookmarks: bool,
     bookmark_at: Instant,
@@ -146,6 +150,7 @@ pub async fn watch(ctx: &Arc<Context>, call: &Call) -> Answer {
     drop(view);
     let now = Instant::now();
     let mut watch = Watch {
+        common: shape == Shape::Object && !selection.selective(),
         selection,
         form: Form {
             kind: call.kind,
@@ -302,19 +307,42 @@ impl Watch {
         let Some(events) = table.events_since(self.position) else {
             return Read::Piece(self.expire());
         };
-        self.caught_up = false;
+        let mut events = events.peekable();
+        let first = events.peek().map(|e| e.revision);
+        let shared = first.filter(|_| self.common && self.place.shared());
+        let namespace = &self.selection.namespace;
+        if let Some(made) = shared.and_then(|f| self.place.pieces().find(namespace, f)) {
+            (self.position, self.caught_up) = made.after(table.changed(), newest);
+            return Read::Piece(made.bytes);
+        }
+        self.caught_up = true;
         let (mut out, mut scanned) = (Piece::default(), 0);
         for event in events {
             if out.len() >= PIECE_BYTES || scanned >= SCAN_MAX {
-                return out.finish().map_or(Read::Unfinished, Read::Piece);
+                self.caught_up = false;
+                break;
             }
             scanned += 1;
             self.event(event, &mut out);
             self.position = event.revision;
         }
-        self.position = newest;
-        self.caught_up = true;
-        out.finish().map_or(Read::Nothing, Read::Piece)
+        let until = self.position;
+        if self.caught_up {
+            self.position = newest;
+        }
+        match out.finish() {
+            Some(bytes) => {
+                if let Some(first) = shared {
+                    let (namespace, bytes) = (&self.selection.namespace, bytes.clone());
+                    self.place
+                        .pieces()
+                        .keep(namespace, first, Made { until, bytes });
+                }
+                Read::Piece(bytes)
+            }
+            None if self.caught_up => Read::Nothing,
+            None => Read::Unfinished,
+        }
     }
 
     fn event(&mut self, event: &Event, out: &mut Piece) {

@@ -303,6 +303,52 @@ async fn who_is_let_go_is_told() {
     }
 }
 
+/// A member that never hears of the commit that let it go (the leader stops sending to it then) has its connections open
+/// still: the next call on one of them must tell it, or it asks for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_connection_of_a_removed_member_ends() {
+    use crate::net::{Ask, NetError, Request, Target, Transport};
+    let home = tempfile::tempdir().unwrap();
+    let ca = Authority::new("00000000000000af");
+    let begin = Begin::Alone;
+    let dir = home.path().join("m1");
+    let first = node(dir, 1, ca.trust(1), begin, None, Limits::default()).await;
+    // A learner that only calls: nothing of the log ever reaches it.
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap();
+    let learner = Member {
+        name: "m9".into(),
+        raft: unused.local_addr().unwrap().to_string(),
+        api: String::new(),
+    };
+    drop(unused);
+    first.replica.add_member(9, learner).await.unwrap();
+    let transport = TcpTransport::new(9);
+    transport.set_trust(ca.trust(9));
+    let target = Target {
+        id: 1,
+        addr: first.member.raft.clone(),
+    };
+    let pulse = || {
+        let request = Request::Ask(Ask::Pulse);
+        transport
+            .clone()
+            .call(target.clone(), request, Duration::from_secs(5))
+    };
+    pulse().await.unwrap();
+    first.replica.remove_member(9, false).await.unwrap();
+    // The removal is noted when the metrics of raft say so; from then on the open connection ends, the next is refused.
+    let end = tokio::time::Instant::now() + PATIENCE;
+    let refused = loop {
+        match pulse().await {
+            Err(NetError::Wrong(why)) => break why,
+            _ => assert!(tokio::time::Instant::now() < end, "it is answered for ever"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(refused.starts_with("E_MEMBER_REMOVED"), "{refused}");
+    first.replica.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_named() {
     let home = tempfile::tempdir().unwrap();

@@ -259,3 +259,55 @@ async fn many_watchers_see_the_same_order() {
     }
     assert!(seen.windows(2).all(|p| p[0] == p[1]));
 }
+
+/// Watches that share pieces read while others write, from different starts and at different paces, with watches of one
+/// namespace, of all and with a selector side by side: each sees every change of its own once and in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn shared_pieces_neither_repeat_nor_skip() {
+    const WRITES: usize = 400;
+    let s = Arc::new(Server::new().await);
+    let start = s.revision();
+    let paths = [
+        CONFIG_MAPS.to_string(),
+        "/api/v1/configmaps".into(),
+        format!("{CONFIG_MAPS}?fieldSelector=metadata.name!%3Dm7"),
+    ];
+    let mut watches = tokio::task::JoinSet::new();
+    for n in 0..24usize {
+        let path = &paths[n % paths.len()];
+        let sign = if path.contains('?') { '&' } else { '?' };
+        // What is missed at the start is read from the ring.
+        let mut frames = s
+            .get(&format!("{path}{sign}watch=1&resourceVersion={start}"))
+            .frames()
+            .await;
+        let expected = WRITES - usize::from(path.contains("m7"));
+        watches.spawn(async move {
+            let mut seen: Vec<u64> = Vec::with_capacity(expected);
+            while seen.len() < expected {
+                seen.push(frames.brief().await.2.parse().unwrap());
+                if n % 5 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            seen
+        });
+    }
+    let mut writers = tokio::task::JoinSet::new();
+    for w in 0..8 {
+        let s = s.clone();
+        writers.spawn(async move {
+            for i in (w..WRITES).step_by(8) {
+                s.config_map(&format!("m{i}"), "1").await;
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    while let Some(seen) = watches.join_next().await {
+        let seen = seen.unwrap();
+        assert!(seen.windows(2).all(|p| p[0] < p[1]), "{seen:?}");
+        assert_eq!(*seen.last().unwrap(), s.revision());
+    }
+}
