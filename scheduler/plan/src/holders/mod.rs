@@ -274,12 +274,7 @@ impl Tree {
     }
 
     /// The best place for a child that wants none of `unwanted`, with its depth.
-    fn choose(
-        &self,
-        now_ms: u64,
-        child: &str,
-        unwanted: &BTreeSet<&str>,
-    ) -> Option<(String, u32)> {
+    fn choose(&self, now_ms: u64, child: &str, unwanted: &BTreeSet<&str>) -> Option<(String, u32)> {
         let good = |name: &str, place: &Place| {
             let life = if place.depth == 0 { HOLD_MS } else { FETCH_MS };
             place.suspended_until_ms <= now_ms
@@ -301,7 +296,11 @@ impl Tree {
             if at == above {
                 return true;
             }
-            match self.places.get(at).and_then(|place| place.parent.as_deref()) {
+            match self
+                .places
+                .get(at)
+                .and_then(|place| place.parent.as_deref())
+            {
                 Some(parent) => at = parent,
                 None => return false,
             }
