@@ -7,6 +7,7 @@
 //! A layer comes from this node's store if it is there, else from another runner that has it or is getting it, else from
 //! the registry ([`near`]); whatever is here or coming is given to other runners in turn ([`serve`]).
 
+mod meter;
 mod near;
 mod outside;
 mod partial;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use coracle_agent::{Image, Problem, PullFailure, PullPolicy, Transfer};
+use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
@@ -33,6 +35,7 @@ use crate::api::Api;
 use crate::endpoints::Endpoints;
 use crate::live::Live;
 use crate::tls::BadTls;
+use meter::Meter;
 use outside::Outside;
 use peers::Peers;
 use reference::{Place, Reference};
@@ -67,6 +70,7 @@ pub(crate) struct Images {
     embedded: Embedded,
     outside: Outside,
     peers: Option<Arc<Peers>>,
+    meter: Meter,
     endpoints: Arc<Endpoints>,
     permits: Semaphore,
     /// One puller per reference or digest at a time; the others wait and find it done.
@@ -82,6 +86,7 @@ impl Images {
             embedded: Embedded::new(api),
             outside: Outside::default(),
             peers: None,
+            meter: Meter::default(),
             permits: Semaphore::new(PULLS_MAX),
             flights: Mutex::default(),
         })
@@ -95,7 +100,12 @@ impl Images {
 
     /// What gives layers to other runners.
     pub fn serve(&self) -> Serve {
-        Serve::new(self.store.clone())
+        Serve::new(self.store.clone(), self.meter.clone())
+    }
+
+    /// Shows what is counted.
+    pub fn register(&self, metrics: &mut Registry) {
+        self.meter.register(metrics);
     }
 
     /// The file of a Wasm layer.
@@ -297,6 +307,11 @@ impl Images {
             .map_err(|e| disk(&io::Error::other(e)))?
             .map_err(|e| failed(reference, &e))?;
         self.tell(digest, "have");
+        let counted = match from {
+            Some(_) => &self.meter.from_runners,
+            None => &self.meter.from_registries,
+        };
+        counted.inc_by(size);
         let from = from.map_or_else(|| source.shown(reference), |node| format!("node {node}"));
         Ok(Some((size, from)))
     }

@@ -270,6 +270,7 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
 
     let mut metrics = Registry::default();
     metrics.register_collector(proxy.collector());
+    images.register(&mut metrics);
     let context = Arc::new(listener::Context {
         logs: logs.clone(),
         proxy: proxy.clone(),

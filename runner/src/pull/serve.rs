@@ -15,9 +15,10 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use super::meter::Meter;
 use super::partial::Partial;
 use super::reference::check_digest;
 use super::store::Store;
@@ -40,6 +41,7 @@ pub(crate) struct Serve {
     store: Store,
     places: Arc<Semaphore>,
     pace: Arc<Pace>,
+    meter: Meter,
 }
 
 /// Where the bytes are.
@@ -51,9 +53,10 @@ struct Found {
 }
 
 impl Serve {
-    pub(super) fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store, meter: Meter) -> Self {
         Self {
             store,
+            meter,
             places: Arc::new(Semaphore::new(SENT_MAX)),
             pace: Arc::new(Pace::new(BYTES_PER_S)),
         }
@@ -106,7 +109,11 @@ impl Serve {
                 return busy;
             };
             let (to, from) = mpsc::channel(1);
-            tokio::spawn(send(found, span.clone(), self.pace.clone(), to, place));
+            let (serve, span) = (self.clone(), span.clone());
+            tokio::spawn(async move {
+                let _place = place;
+                serve.send(found, span, to).await;
+            });
             let frames = stream::unfold(from, |mut from| async {
                 let piece: io::Result<Bytes> = from.recv().await?;
                 Some((piece.map(Frame::data), from))
@@ -124,6 +131,50 @@ impl Serve {
         let kind = "application/octet-stream";
         set(&mut response, header::CONTENT_TYPE, kind);
         response
+    }
+
+    /// Sends a part, waiting for what is not there yet. What goes wrong ends the answer early, which its reader sees.
+    async fn send(&self, mut found: Found, span: Range<u64>, to: mpsc::Sender<io::Result<Bytes>>) {
+        let mut at = span.start;
+        while at < span.end {
+            let there = match &mut found.written {
+                None => span.end,
+                Some(written) => {
+                    let there = *written.borrow_and_update();
+                    if there <= at {
+                        let more = tokio::select! {
+                            more = written.changed() => more.is_ok(),
+                            // The reader has gone away.
+                            () = to.closed() => return,
+                        };
+                        if more {
+                            continue;
+                        }
+                        let broken =
+                            io::Error::new(io::ErrorKind::UnexpectedEof, "it broke off here");
+                        return drop(to.send(Err(broken)).await);
+                    }
+                    there.min(span.end)
+                }
+            };
+            let length = (there - at).min(PIECE_BYTES);
+            self.pace.take(length).await;
+            let file = found.file.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                // At most a piece long.
+                let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+                file.read_exact_at(&mut bytes, at)?;
+                Ok(Bytes::from(bytes))
+            });
+            let piece = read.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+            let end = piece.is_err();
+            let sent = tokio::time::timeout(READER_STALL, to.send(piece)).await;
+            if end || !matches!(sent, Ok(Ok(()))) {
+                return;
+            }
+            at += length;
+            self.meter.sent.inc_by(length);
+        }
     }
 
     async fn find(&self, digest: &str) -> io::Result<Option<Found>> {
@@ -150,54 +201,6 @@ impl Serve {
             size,
             written: None,
         }))
-    }
-}
-
-/// Sends a part, waiting for what is not there yet. What goes wrong ends the answer early, which its reader sees.
-async fn send(
-    mut found: Found,
-    span: Range<u64>,
-    pace: Arc<Pace>,
-    to: mpsc::Sender<io::Result<Bytes>>,
-    _place: OwnedSemaphorePermit,
-) {
-    let mut at = span.start;
-    while at < span.end {
-        let there = match &mut found.written {
-            None => span.end,
-            Some(written) => {
-                let there = *written.borrow_and_update();
-                if there <= at {
-                    let more = tokio::select! {
-                        more = written.changed() => more.is_ok(),
-                        // The reader has gone away.
-                        () = to.closed() => return,
-                    };
-                    if more {
-                        continue;
-                    }
-                    let broken = io::Error::new(io::ErrorKind::UnexpectedEof, "it broke off here");
-                    return drop(to.send(Err(broken)).await);
-                }
-                there.min(span.end)
-            }
-        };
-        let length = (there - at).min(PIECE_BYTES);
-        pace.take(length).await;
-        let file = found.file.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            // At most a piece long.
-            let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
-            file.read_exact_at(&mut bytes, at)?;
-            Ok(Bytes::from(bytes))
-        });
-        let piece = read.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-        let end = piece.is_err();
-        let sent = tokio::time::timeout(READER_STALL, to.send(piece)).await;
-        if end || !matches!(sent, Ok(Ok(()))) {
-            return;
-        }
-        at += length;
     }
 }
 
@@ -305,7 +308,7 @@ mod tests {
     async fn layers_are_sent_whole_in_part_and_while_they_come() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), 1 << 30).unwrap();
-        let serve = Serve::new(store.clone());
+        let serve = Serve::new(store.clone(), Meter::default());
         let bytes: Vec<u8> = (0..700_000_u32).map(|n| (n % 251) as u8).collect();
         let digest = format!("sha256:{}", hex::encode(sha2::Sha256::digest(&bytes)));
         let none = HeaderMap::new();
@@ -345,7 +348,7 @@ mod tests {
     async fn what_breaks_off_here_breaks_off_there() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), 1 << 30).unwrap();
-        let serve = Serve::new(store.clone());
+        let serve = Serve::new(store.clone(), Meter::default());
         let digest = format!("sha256:{}", "0".repeat(64));
         let mut writer = store.writer(&digest, 10).unwrap();
         writer.write(b"abc").unwrap();
@@ -359,7 +362,7 @@ mod tests {
     async fn the_one_too_many_is_told_to_go_elsewhere() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), 1 << 30).unwrap();
-        let serve = Serve::new(store.clone());
+        let serve = Serve::new(store.clone(), Meter::default());
         let digest = format!("sha256:{}", "0".repeat(64));
         let _writer = store.writer(&digest, 10).unwrap();
         let none = HeaderMap::new();

@@ -266,6 +266,10 @@ async fn a_hundred_runners_cost_the_members_one_transfer() {
     assert_eq!(from_members, 1);
     assert_eq!(cluster.transfers.load(Ordering::SeqCst), 1);
     assert_eq!(cluster.sent.load(Ordering::SeqCst), 1 << 20);
+    // Nobody sent more than its part.
+    let sent = || nodes.iter().map(|node| node.images.meter.sent.get());
+    fake::until("all is counted", || sent().sum::<u64>() == 99 << 20).await;
+    assert!(sent().all(|n| n <= 4 << 20));
     let again = nodes[7].pull().await;
     assert_eq!(again.transfer, None, "it is here");
 }

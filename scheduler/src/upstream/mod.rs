@@ -281,6 +281,7 @@ impl Front {
         let wanted = Wanted {
             host,
             repository,
+            is_manifest,
             reference: reference.replace("%3A", ":").replace("%3a", ":"),
         };
         let (mut parts, _) = request.into_parts();
@@ -307,7 +308,7 @@ impl Front {
         let stale = match (is_tag, here) {
             (true, _) => self.tag(&name, &wanted, here).await,
             (false, true) => Ok(None),
-            (false, false) => self.content(&name, &wanted, is_manifest).await,
+            (false, false) => self.content(&name, &wanted).await,
         };
         let stale = stale.map_err(|failure| failure.response(is_manifest))?;
         let mut response = self
@@ -328,18 +329,13 @@ impl Front {
     }
 
     /// Brings a manifest or a blob here by its digest.
-    async fn content(
-        &self,
-        name: &Name,
-        wanted: &Wanted,
-        is_manifest: bool,
-    ) -> Result<Option<String>, Failure> {
+    async fn content(&self, name: &Name, wanted: &Wanted) -> Result<Option<String>, Failure> {
         let digest: Digest = wanted.reference.parse().map_err(|_| Failure::NotFound)?;
         let (upstream, store) = (self.upstream.clone(), self.store.clone());
         let (name, wanted) = (name.clone(), wanted.clone());
         let of = wanted.clone();
         let work = async move {
-            if is_manifest {
+            if of.is_manifest {
                 let bytes = upstream.remotes.manifest(&of).await?;
                 return store.put_manifest(&name, &of.reference, bytes).await;
             }

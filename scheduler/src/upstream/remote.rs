@@ -40,6 +40,8 @@ pub(super) struct Wanted {
     /// `HOST` or `HOST:PORT`, as listed.
     pub host: String,
     pub repository: String,
+    /// Whether a manifest is wanted, or a blob.
+    pub is_manifest: bool,
     /// Tag or digest.
     pub reference: String,
 }
