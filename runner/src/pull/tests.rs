@@ -289,8 +289,13 @@ fn respond(start: u64, bytes: Vec<u8>) -> Response<Body> {
 /// Sends 100,000 good bytes and breaks off.
 fn dies(start: u64) -> Response<Body> {
     let first = Bytes::from(good(start)[..100_000].to_vec());
-    let broken = std::io::Error::other("the node is gone");
-    let frames = stream::iter([Ok(Frame::data(first)), Err(broken)]);
+    // Time for the bytes to leave: an error at once would take them with it.
+    let broken = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Err(std::io::Error::other("the node is gone"))
+    };
+    let frames = stream::iter([Ok(Frame::data(first))]);
+    let frames = frames.chain(stream::once(broken)).boxed();
     let mut response = Response::new(boxed(StreamBody::new(frames)));
     if start > 0 {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
