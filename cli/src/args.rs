@@ -125,6 +125,10 @@ pub struct SchedulerAddrs {
     /// Allow a registry without authentication on an address others can reach.
     #[arg(long)]
     pub insecure_registry: bool,
+    /// Registries outside that the registry may pull through and keep, e.g. `ghcr.io,docker.io`; credentials come from
+    /// the Secret kube-system/registry-upstream [default: none].
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
+    pub registry_upstream: Vec<String>,
     /// Log of the control plane, for other members (TLS) [default: 127.0.0.1:2380; with `up` a free port].
     #[arg(long, value_name = "HOST:PORT")]
     pub raft_addr: Option<String>,

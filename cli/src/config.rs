@@ -26,6 +26,7 @@ pub struct File {
     api_addr: Option<String>,
     registry_addr: Option<String>,
     insecure_registry: Option<bool>,
+    registry_upstream: Option<Vec<String>>,
     raft_addr: Option<String>,
     advertise: Option<String>,
     backup_every: Option<String>,
@@ -53,6 +54,8 @@ pub struct Settings {
     pub registry_addr: SocketAddr,
     /// Registry open to others without authentication.
     pub insecure_registry: bool,
+    /// Registries outside that the registry may pull through.
+    pub registry_upstreams: Vec<String>,
     /// Log listener, if one was named: the default differs between `scheduler` and `up`.
     pub raft_addr: Option<SocketAddr>,
     /// How others reach this machine.
@@ -134,6 +137,10 @@ pub fn resolve(
             "127.0.0.1:5000",
         )?,
         insecure_registry: scheduler.insecure_registry || file.insecure_registry.unwrap_or(false),
+        registry_upstreams: match scheduler.registry_upstream.as_slice() {
+            [] => file.registry_upstream.unwrap_or_default(),
+            given => given.to_vec(),
+        },
         raft_addr: match (&scheduler.raft_addr, &file.raft_addr) {
             (None, None) => None,
             (given, filed) => Some(addr("raft-addr", given.as_ref(), filed.as_ref(), "")?),

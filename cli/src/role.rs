@@ -53,6 +53,7 @@ pub async fn start_scheduler(s: &Settings, raft_addr: std::net::SocketAddr) -> R
         api_addr: s.api_addr,
         registry_addr: Some(s.registry_addr),
         insecure_registry: s.insecure_registry,
+        registry_upstreams: s.registry_upstreams.clone(),
         raft_addr: s.raft_addr.unwrap_or(raft_addr),
         advertise: s.advertise.clone(),
         lease_durability: s.lease_durability,

@@ -1,5 +1,5 @@
-//! The runner's own port: logs for the API server, requests from the proxies of other nodes, metrics. Mutual TLS; what a
-//! client may do depends on the groups in its certificate.
+//! The runner's own port: logs for the API server, requests from the proxies of other nodes, layers for other runners,
+//! metrics. Mutual TLS; what a client may do depends on the groups in its certificate.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::live::Live;
 use crate::logs::{self, Logs};
+use crate::pull::serve::Serve;
 use crate::tls::Peer;
 
 /// Connections at once: one or two for each peer, and one for each log that is followed.
@@ -34,14 +35,31 @@ const HEAD: Duration = Duration::from_secs(10);
 pub(crate) struct Context {
     pub logs: Logs,
     pub proxy: Proxy,
+    pub blobs: Serve,
     pub metrics: Registry,
+}
+
+/// Answers requests; [`Context`] in production.
+pub(crate) trait Answers: Send + Sync + 'static {
+    /// Answers one from `peer`.
+    fn answer(
+        &self,
+        peer: &Peer,
+        req: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+impl Answers for Context {
+    async fn answer(&self, peer: &Peer, req: Request<Incoming>) -> Response<Body> {
+        answer(self, peer, req).await
+    }
 }
 
 /// Accepts until it is stopped; then lets requests in flight finish.
 pub(crate) async fn serve(
     listener: TcpListener,
     live: Arc<Live>,
-    context: Arc<Context>,
+    context: Arc<impl Answers>,
     stop: CancellationToken,
 ) {
     let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
@@ -80,7 +98,7 @@ async fn connection(
     stream: TcpStream,
     from: SocketAddr,
     acceptor: TlsAcceptor,
-    context: Arc<Context>,
+    context: Arc<impl Answers>,
     stop: CancellationToken,
 ) {
     // Small frames of many requests share a connection; waiting to fill packets would delay them.
@@ -93,7 +111,7 @@ async fn connection(
     let peer = Peer::of(tls.get_ref().1.peer_certificates());
     let service = hyper::service::service_fn(move |req: Request<Incoming>| {
         let (context, peer) = (context.clone(), peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(&context, &peer, req).await) }
+        async move { Ok::<_, std::convert::Infallible>(context.answer(&peer, req).await) }
     });
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder
@@ -127,13 +145,17 @@ async fn answer(context: &Context, peer: &Peer, req: Request<Incoming>) -> Respo
         };
         return context.proxy.serve_peer(req, identity).await;
     }
+    if let Some(digest) = layer_asked(peer, &req) {
+        let blobs = &context.blobs;
+        return blobs.answer(req.method(), digest, req.headers()).await;
+    }
+    let path: Vec<&str> = req.uri().path().split('/').skip(1).collect();
     if req.method() != Method::GET {
         return plain(
             StatusCode::METHOD_NOT_ALLOWED,
             "only GET is answered here\n",
         );
     }
-    let path: Vec<&str> = req.uri().path().split('/').skip(1).collect();
     match path.as_slice() {
         ["healthz"] => plain(StatusCode::OK, "ok"),
         ["metrics"] if peer.may_read_metrics() => metrics(context),
@@ -156,12 +178,19 @@ async fn answer(context: &Context, peer: &Peer, req: Request<Incoming>) -> Respo
                 Err(why) => plain(StatusCode::BAD_REQUEST, format!("{why}\n")),
             }
         }
-        ["metrics"] | ["logs", ..] => plain(
+        ["metrics"] | ["blobs", _] | ["logs", ..] => plain(
             StatusCode::FORBIDDEN,
             "this needs another client certificate\n",
         ),
         _ => plain(StatusCode::NOT_FOUND, "there is no such path on a runner\n"),
     }
+}
+
+/// The digest, if a layer is asked for by somebody who may read it.
+pub(crate) fn layer_asked<'a>(peer: &Peer, req: &'a Request<Incoming>) -> Option<&'a str> {
+    let reads = matches!(*req.method(), Method::GET | Method::HEAD);
+    let digest = req.uri().path().strip_prefix("/blobs/")?;
+    (reads && peer.may_read_blobs()).then_some(digest)
 }
 
 fn metrics(context: &Context) -> Response<Body> {

@@ -10,7 +10,7 @@ mod writes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use coracle_agent::{Action, At, Image, Input, Problem, Volume};
+use coracle_agent::{Action, At, EventType, Image, Input, Problem, PullPolicy, Volume};
 use coracle_api::{Key, Timestamp};
 use coracle_engine::{Artifact, Engine, Replica};
 use tokio::sync::mpsc;
@@ -22,7 +22,7 @@ use crate::configs::Configs;
 use crate::events::{Events, Note};
 use crate::logs::{ContainerLog, Logs};
 use crate::outbound::Net;
-use crate::pull::Images;
+use crate::pull::{Images, Pin};
 use crate::volumes::Volumes;
 use code::Known;
 pub(crate) use writes::WRITES_MAX;
@@ -54,6 +54,8 @@ pub(crate) struct Linked {
 #[derive(Default)]
 pub(crate) struct PodEntry {
     volumes: Vec<Volume>,
+    /// Keeps the containers' images on the node.
+    pins: BTreeMap<String, Pin>,
     /// Compiled code by container.
     artifacts: BTreeMap<String, Artifact>,
     /// Runs that are linked, by container.
@@ -133,23 +135,12 @@ impl Performer {
             }
             Action::Pull {
                 at,
+                pod,
                 image,
                 policy,
                 known_digest,
-                ..
             } => self.answer(at.uid.clone(), async move {
-                match tools
-                    .images
-                    .pull(&image, policy, known_digest.as_deref())
-                    .await
-                {
-                    Ok(image) => Input::Pulled { at, image },
-                    Err((failure, problem)) => Input::PullFailed {
-                        at,
-                        failure,
-                        problem,
-                    },
-                }
+                pull(&tools, &pods, at, pod, image, policy, known_digest).await
             }),
             Action::Prepare {
                 at,
@@ -289,6 +280,50 @@ async fn mount(tools: Arc<Tools>, uid: String, volumes: Vec<Volume>) -> Input {
     match made.unwrap_or_else(|e| Err(host(&e))) {
         Ok(()) => Input::Mounted { uid },
         Err(problem) => Input::MountFailed { uid, problem },
+    }
+}
+
+async fn pull(
+    tools: &Tools,
+    pods: &Pods,
+    at: At,
+    pod: Key,
+    image: String,
+    policy: PullPolicy,
+    known_digest: Option<String>,
+) -> Input {
+    let asking = || {
+        tools.events.note(Note {
+            key: pod,
+            uid: at.uid.clone(),
+            container: at.container.clone(),
+            kind: EventType::Normal,
+            reason: "Pulling",
+            message: format!("Pulling image \"{image}\""),
+            at: Timestamp::now(),
+        });
+    };
+    let pulled = tools
+        .images
+        .pull(&image, policy, known_digest.as_deref(), asking);
+    match pulled.await {
+        Ok(pulled) => {
+            // The one of an earlier run goes when the new one is there.
+            let old = existing(pods, &at.uid, |entry| {
+                entry.pins.insert(at.container.clone(), pulled.pin)
+            });
+            drop(old);
+            Input::Pulled {
+                at,
+                image: pulled.image,
+                transfer: pulled.transfer,
+            }
+        }
+        Err((failure, problem)) => Input::PullFailed {
+            at,
+            failure,
+            problem,
+        },
     }
 }
 

@@ -3,28 +3,46 @@
 //! A reference is resolved to a digest once for each pod; everything after that is by digest and checked against it, so
 //! it does not matter who served the bytes. Nothing pulled is ever executed as native code: what is stored is Wasm, and
 //! the engine compiles it itself.
+//!
+//! A layer comes from this node's store if it is there, else from another runner that has it or is getting it, else from
+//! the registry ([`near`]); whatever is here or coming is given to other runners in turn ([`serve`]).
 
+mod meter;
+mod near;
 mod outside;
+mod partial;
+mod peers;
 mod reference;
 mod select;
+pub(crate) mod serve;
 mod source;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
-use coracle_agent::{Image, Problem, PullFailure, PullPolicy};
+use coracle_agent::{Image, Problem, PullFailure, PullPolicy, Transfer};
+use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::api::Api;
 use crate::endpoints::Endpoints;
+use crate::live::Live;
+use crate::tls::BadTls;
+use meter::Meter;
 use outside::Outside;
+use peers::Peers;
 use reference::{Place, Reference};
 use select::{Choice, choose};
+use serve::Serve;
 use source::{Embedded, FetchError, Source};
+pub(crate) use store::Pin;
 use store::{Record, Store};
 
 /// Pulls at once: enough to fill a network, few enough to keep memory and disk calm.
@@ -37,11 +55,22 @@ const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// Why there is no image, as the agent wants to hear it.
 pub(crate) type PullError = (PullFailure, Problem);
 
+/// An image that is here.
+pub(crate) struct Pulled {
+    pub image: Image,
+    /// How it came; `None` if it was here.
+    pub transfer: Option<Transfer>,
+    /// Keeps it here.
+    pub pin: Pin,
+}
+
 /// Pulls images and keeps them.
 pub(crate) struct Images {
     store: Store,
     embedded: Embedded,
     outside: Outside,
+    peers: Option<Arc<Peers>>,
+    meter: Meter,
     endpoints: Arc<Endpoints>,
     permits: Semaphore,
     /// One puller per reference or digest at a time; the others wait and find it done.
@@ -56,9 +85,27 @@ impl Images {
             store: Store::open(dir, bytes_max)?,
             embedded: Embedded::new(api),
             outside: Outside::default(),
+            peers: None,
+            meter: Meter::default(),
             permits: Semaphore::new(PULLS_MAX),
             flights: Mutex::default(),
         })
+    }
+
+    /// Uses other runners, too, with this node's identity.
+    pub fn with_peers(mut self, api: Api, live: &Arc<Live>) -> Result<Self, BadTls> {
+        self.peers = Some(Arc::new(Peers::new(api, live)?));
+        Ok(self)
+    }
+
+    /// What gives layers to other runners.
+    pub fn serve(&self) -> Serve {
+        Serve::new(self.store.clone(), self.meter.clone())
+    }
+
+    /// Shows what is counted.
+    pub fn register(&self, metrics: &mut Registry) {
+        self.meter.register(metrics);
     }
 
     /// The file of a Wasm layer.
@@ -77,13 +124,14 @@ impl Images {
         flight
     }
 
-    /// Makes sure that an image is here.
+    /// Makes sure that an image is here. `asking` is called if it has to be fetched.
     pub async fn pull(
         &self,
         image: &str,
         policy: PullPolicy,
         known_digest: Option<&str>,
-    ) -> Result<Image, PullError> {
+        asking: impl FnOnce() + Send,
+    ) -> Result<Pulled, PullError> {
         let reference = Reference::parse(image, &self.endpoints.registries()).map_err(|why| {
             let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
             (
@@ -104,8 +152,12 @@ impl Images {
         if digest.is_none() && policy != PullPolicy::Always {
             digest = self.store.tag(image).map_err(|e| disk(&e))?;
         }
-        if let Some(record) = digest.as_deref().and_then(|d| self.store.image(d)) {
-            return Ok(reference.image(&record));
+        if let Some((record, pin)) = digest.as_deref().and_then(|d| self.here(d)) {
+            return Ok(Pulled {
+                image: reference.image(&record),
+                transfer: None,
+                pin,
+            });
         }
         if policy == PullPolicy::Never {
             let problem = Problem::new(
@@ -115,27 +167,60 @@ impl Images {
             );
             return Err((PullFailure::NeverPull, problem));
         }
+        asking();
+        let since = Instant::now();
         let _permit = self
             .permits
             .acquire()
             .await
             .map_err(|e| disk(&io::Error::other(e)))?;
-        let record = match &reference.place {
-            Place::Embedded => self.fetch(&self.embedded, &reference, digest).await,
-            Place::Outside(_) => {
-                let source = self
-                    .outside
-                    .source(&reference)
-                    .map_err(|e| failed(&reference, &e))?;
-                self.fetch(&source, &reference, digest).await
-            }
-        }?;
+        let (record, pin, came) = self.from_registry(&reference, digest).await?;
         if reference.digest.is_none() {
             let (store, image, digest) =
                 (self.store.clone(), image.to_string(), record.digest.clone());
             off_thread(move || store.set_tag(&image, &digest)).await?;
         }
-        Ok(reference.image(&record))
+        Ok(Pulled {
+            image: reference.image(&record),
+            transfer: came.map(|(bytes, from)| Transfer {
+                bytes,
+                from,
+                millis: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            }),
+            pin,
+        })
+    }
+
+    /// An image that is here, and stays.
+    fn here(&self, digest: &str) -> Option<(Record, Pin)> {
+        let record = self.store.image(digest)?;
+        let pin = self.store.pin(&record.wasm);
+        // It may have been removed before the pin.
+        self.store.has(&record.wasm).then_some((record, pin))
+    }
+
+    async fn from_registry(
+        &self,
+        reference: &Reference,
+        digest: Option<String>,
+    ) -> Result<Fetched, PullError> {
+        let Place::Outside(host) = &reference.place else {
+            return self.fetch(&self.embedded, reference, digest).await;
+        };
+        // Through the cluster's registry it costs the world outside one transfer. A cluster that may not do that says so
+        // at once, and whatever is wrong there, the registry itself has the last word.
+        let through = self.embedded.through(host);
+        match self.fetch(&through, reference, digest.clone()).await {
+            Err((PullFailure::Pull, problem)) => {
+                tracing::debug!(image = reference.original, %problem, "not through the cluster's registry");
+            }
+            fetched => return fetched,
+        }
+        let source = self
+            .outside
+            .source(reference)
+            .map_err(|e| failed(reference, &e))?;
+        self.fetch(&source, reference, digest).await
     }
 
     /// Manifest, choice, layer. `digest` is the manifest to get if it is known, else the tag says.
@@ -144,12 +229,12 @@ impl Images {
         source: &impl Source,
         reference: &Reference,
         digest: Option<String>,
-    ) -> Result<Record, PullError> {
+    ) -> Result<Fetched, PullError> {
         let what = digest.clone().unwrap_or_else(|| reference.tag.clone());
         let (mut bytes, mut found) = manifest(source, reference, &what).await?;
         let top = found.clone();
-        if let Some(record) = self.store.image(&top) {
-            return Ok(record);
+        if let Some((record, pin)) = self.here(&top) {
+            return Ok((record, pin, None));
         }
         for _ in 0..=INDEX_DEPTH_MAX {
             match choose(&bytes).map_err(|why| unsupported(reference, &why))? {
@@ -161,19 +246,16 @@ impl Images {
                         );
                         return Err(unsupported(reference, &why));
                     }
-                    self.layer(source, reference, &digest, size).await?;
+                    let pin = self.store.pin(&digest);
+                    let came = self.layer(source, reference, &digest, size).await?;
                     let record = Record {
                         digest: top,
                         wasm: digest,
                     };
                     let (store, kept) = (self.store.clone(), record.clone());
-                    off_thread(move || {
-                        store
-                            .set_image(&kept)
-                            .and_then(|()| store.prune(&kept.wasm))
-                    })
-                    .await?;
-                    return Ok(record);
+                    off_thread(move || store.set_image(&kept)).await?;
+                    self.prune().await?;
+                    return Ok((record, pin, came));
                 }
                 Choice::Manifest { digest } => {
                     (bytes, found) = manifest(source, reference, &digest).await?
@@ -199,26 +281,65 @@ impl Images {
         reference: &Reference,
         digest: &str,
         size: u64,
-    ) -> Result<(), PullError> {
+    ) -> Result<Option<(u64, String)>, PullError> {
         if self.store.has(digest) {
-            return Ok(());
+            return Ok(None);
         }
         let flight = self.flight(digest);
         let _alone = flight.lock().await;
         if self.store.has(digest) {
-            return Ok(());
+            return Ok(None);
         }
+        // Before anybody is asked: whoever is sent here meanwhile finds it on its way.
         let mut writer = self.store.writer(digest, size).map_err(|e| disk(&e))?;
-        source
-            .blob(reference, digest, &mut writer)
-            .await
-            .map_err(|e| failed(reference, &e))?;
+        let peers = self.peers.as_deref();
+        let fetched = near::fetch(source, peers, reference, digest, &mut writer).await;
+        let from = match fetched {
+            Ok(from) => from,
+            Err(e) => {
+                drop(writer);
+                self.tell(digest, "gone");
+                return Err(failed(reference, &e));
+            }
+        };
         tokio::task::spawn_blocking(move || writer.finish())
             .await
             .map_err(|e| disk(&io::Error::other(e)))?
-            .map_err(|e| failed(reference, &e))
+            .map_err(|e| failed(reference, &e))?;
+        self.tell(digest, "have");
+        let counted = match from {
+            Some(_) => &self.meter.from_runners,
+            None => &self.meter.from_registries,
+        };
+        counted.inc_by(size);
+        let from = from.map_or_else(|| source.shown(reference), |node| format!("node {node}"));
+        Ok(Some((size, from)))
+    }
+
+    /// Removes what is beyond the bound.
+    async fn prune(&self) -> Result<(), PullError> {
+        let store = self.store.clone();
+        let removed = tokio::task::spawn_blocking(move || store.prune()).await;
+        let removed = removed
+            .unwrap_or_else(|e| Err(io::Error::other(e)))
+            .map_err(|e| disk(&e))?;
+        for digest in removed {
+            self.tell(&digest, "gone");
+        }
+        Ok(())
+    }
+
+    /// Tells the leader, whenever it hears it: others ask where there was something, and are told.
+    fn tell(&self, digest: &str, state: &'static str) {
+        if let Some(peers) = self.peers.clone() {
+            let digest = digest.to_string();
+            tokio::spawn(async move { peers.tell(&digest, state).await });
+        }
     }
 }
+
+/// What was fetched, what keeps it here, and how many bytes came from where.
+type Fetched = (Record, Pin, Option<(u64, String)>);
 
 /// Disk work that may wait for the disk.
 async fn off_thread(

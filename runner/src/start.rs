@@ -196,6 +196,7 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
                 source,
             }
         })?;
+    let images = images.with_peers(api.clone(), &live)?;
 
     let (cpu_millis, memory_bytes) = node::capacity(&settings);
     let engine = engine(&config, memory_bytes)?;
@@ -269,9 +270,11 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
 
     let mut metrics = Registry::default();
     metrics.register_collector(proxy.collector());
+    images.register(&mut metrics);
     let context = Arc::new(listener::Context {
         logs: logs.clone(),
         proxy: proxy.clone(),
+        blobs: images.serve(),
         metrics,
     });
     let listener = tokio::spawn(listener::serve(

@@ -82,6 +82,11 @@ impl Peer {
         self.any(&[MEMBERS])
     }
 
+    /// Whether it may read layers of images.
+    pub fn may_read_blobs(&self) -> bool {
+        self.any(&[NODES, MEMBERS])
+    }
+
     /// Whether it may read metrics.
     pub fn may_read_metrics(&self) -> bool {
         self.any(&[NODES, MEMBERS, MASTERS])

@@ -24,6 +24,8 @@ pub struct SchedulerConfig {
     pub registry_addr: Option<SocketAddr>,
     /// Allows `registry_addr` on an address that others can reach. There is no authentication there.
     pub insecure_registry: bool,
+    /// Registries outside, `HOST` or `HOST:PORT`, that the registry may pull through (`?ns=HOST`); none by default.
+    pub registry_upstreams: Vec<String>,
     /// Where other members reach this one's log. Port 0 takes a free one and keeps it.
     pub raft_addr: SocketAddr,
     /// Host name or IP that others reach the API and the log at; `None`: the listening addresses. Needed if `raft_addr`
@@ -62,6 +64,7 @@ impl SchedulerConfig {
             api_addr: (Ipv4Addr::LOCALHOST, 6443).into(),
             registry_addr: Some((Ipv4Addr::LOCALHOST, 5000).into()),
             insecure_registry: false,
+            registry_upstreams: Vec::new(),
             raft_addr: (Ipv4Addr::LOCALHOST, 2380).into(),
             advertise: None,
             join: None,

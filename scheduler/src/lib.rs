@@ -18,6 +18,7 @@ mod data;
 mod desk;
 mod enter;
 mod error;
+mod holders;
 mod join;
 mod leases;
 mod listeners;
@@ -33,6 +34,7 @@ mod runners;
 mod scheduler;
 mod start;
 mod tokens;
+mod upstream;
 mod vigil;
 
 pub use backup::Schedule;

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use crate::config::SchedulerConfig;
 use crate::data::DataDir;
 use crate::error::StartError;
+use crate::upstream;
 
 /// Taken ports.
 pub(crate) struct Ports {
@@ -27,6 +28,10 @@ pub(crate) fn check(config: &SchedulerConfig) -> Result<(), StartError> {
     {
         return Err(StartError::RegistryOpen { addr });
     }
+    upstream::check_hosts(&config.registry_upstreams).map_err(|why| {
+        let fix = "name registries as --registry-upstream ghcr.io,docker.io";
+        StartError::Registry(format!("E_REGISTRY_UPSTREAM: {why}; {fix}"))
+    })?;
     if let Some(host) = &config.advertise {
         let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
         let name = !host.is_empty() && host.len() <= 253 && host.chars().all(letter);

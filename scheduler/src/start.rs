@@ -40,8 +40,9 @@ use crate::renew::{Renewal, Shown};
 use crate::rotate::Certifier;
 use crate::scheduler::{Scheduler, join};
 use crate::tokens::TokenStore;
+use crate::upstream::Upstream;
 use crate::vigil::{self, Vigil};
-use crate::{admission, blobs, listeners, registry, report, runners};
+use crate::{admission, blobs, holders, listeners, registry, report, runners, upstream};
 
 /// Names the API is reached by inside every cluster; the members' transport asks for `kubernetes`.
 pub(crate) const API_NAMES: [&str; 8] = [
@@ -294,6 +295,7 @@ impl Starting {
         acks.open(&self.topics);
         let leases = self.leases();
         leases.open(&self.topics);
+        holders::open(&self.topics, self.replica.clone());
         let (phase, phases) = watch::channel(Phase::Starting);
         let keeper = self.keeper(&ca);
         let outside = Outside {
@@ -332,8 +334,15 @@ impl Starting {
 
         let registry = store.registry;
         let copies = blobs::Local::new(store.blobs.disk().clone(), registry.clone());
+        let upstreams = self.config.registry_upstreams.clone();
+        let replica = self.replica.clone();
+        let secrets: upstream::Secrets =
+            Arc::new(move |key| Some(replica.view().get("secrets", key)?.value()));
+        let images =
+            Upstream::new(upstreams, secrets).wrap(coracle_registry::router(registry.clone()));
         let router = coracle_server::router(context)
-            .merge(coracle_registry::router(registry.clone()))
+            .merge(images.clone())
+            .merge(holders::router(self.replica.clone()))
             .merge(blobs::router(copies));
         let serving = coracle_server::serve(api, tls, router, stop.clone());
         tasks.spawn(async move {
@@ -355,11 +364,7 @@ impl Starting {
             }
             registry_url = Some(format!("http://{host}"));
             renewal.registry.push(host);
-            tasks.spawn(listeners::plain(
-                listener,
-                coracle_registry::router(registry.clone()),
-                stop.clone(),
-            ));
+            tasks.spawn(listeners::plain(listener, images, stop.clone()));
         }
         tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(blobs::heal(store.blobs, store.meta, stop.clone()));

@@ -69,6 +69,21 @@ fn pods_by_node(s: &Cluster) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Where images came from, by the Events of pulls that moved bytes.
+fn pull_sources(s: &Cluster) -> Vec<String> {
+    let text = s.coracle(&["get", "events", "-o", "json"]).ok();
+    let v: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let events = v["items"].as_array().unwrap().iter();
+    events
+        .filter(|e| e["reason"] == "Pulled")
+        .filter_map(|e| {
+            let message = e["message"].as_str()?;
+            let (_, rest) = message.split_once("ms from ")?;
+            Some(rest.split_once(". Image size: ")?.0.to_string())
+        })
+        .collect()
+}
+
 #[test]
 fn pods_land_on_both_runners_any_ingress_reaches_both_and_a_dead_runner_is_replaced() {
     let s = scheduler();
@@ -92,6 +107,15 @@ fn pods_land_on_both_runners_any_ingress_reaches_both_and_a_dead_runner_is_repla
     let mut nodes: Vec<String> = pods_by_node(&s).into_iter().map(|(n, _)| n).collect();
     nodes.sort();
     assert_eq!(nodes, ["one", "one", "two", "two"]);
+    // Both pulled it, and it left the registry once.
+    wait_for("both pulls in Events", LONG, || {
+        let mut sources = pull_sources(&s);
+        sources.sort();
+        match sources.as_slice() {
+            [a, b] if a.starts_with("node ") && b == "the cluster's registry" => Ok(()),
+            _ => Err(format!("{sources:?}")),
+        }
+    });
     // From each ingress, both nodes' replicas answer: with one replica elsewhere only, the request must travel.
     s.coracle(&["scale", "deploy/web", "--replicas", "1"]).ok();
     wait_for("one pod", LONG, || {

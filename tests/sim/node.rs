@@ -395,7 +395,11 @@ impl World {
                 wasm: "sha256:01".into(),
                 id: image.to_string(),
             };
-            Input::Pulled { at, image }
+            Input::Pulled {
+                at,
+                image,
+                transfer: None,
+            }
         };
         self.work(node, input);
     }

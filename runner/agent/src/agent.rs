@@ -112,17 +112,25 @@ impl Agent {
             Input::MountFailed { uid, problem } => {
                 self.on_pod(uid, |p, config| p.mount_failed(&problem, now, config, out))
             }
-            Input::Pulled { at, image } => self.on_run(at, |p, i, _| {
+            Input::Pulled {
+                at,
+                image,
+                transfer,
+            } => self.on_run(at, |p, i, _| {
                 let c = &mut p.containers[i];
                 if matches!(c.stage, Stage::Pulling) {
                     let name = &c.spec.image;
-                    let text = if name.ends_with(&image.digest) {
-                        format!("Container image \"{name}\" is on the node")
+                    let digest = if name.ends_with(&image.digest) {
+                        String::new()
                     } else {
-                        format!(
-                            "Container image \"{name}\" is on the node as {}",
-                            image.digest
-                        )
+                        format!(" as {}", image.digest)
+                    };
+                    let text = match transfer {
+                        Some(t) => format!(
+                            "Successfully pulled image \"{name}\"{digest} in {}ms from {}. Image size: {} bytes.",
+                            t.millis, t.from, t.bytes
+                        ),
+                        None => format!("Container image \"{name}\" is on the node{digest}"),
                     };
                     out.event(
                         p.spec.who(),

@@ -68,6 +68,17 @@ pub struct Image {
     pub id: String,
 }
 
+/// How an image came to the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Bytes of its Wasm layer.
+    pub bytes: u64,
+    /// Who sent them, as a user reads it.
+    pub from: String,
+    /// How long the pull took, in milliseconds, waiting for other pulls included.
+    pub millis: u64,
+}
+
 /// What a container turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerKind {
@@ -153,6 +164,8 @@ pub enum Input {
         at: At,
         /// What it is.
         image: Image,
+        /// How it came; `None` if it was there already.
+        transfer: Option<Transfer>,
     },
     /// The image is not on the node.
     PullFailed {

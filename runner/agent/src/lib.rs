@@ -40,4 +40,4 @@ pub use action::{
 };
 pub use agent::Agent;
 pub use config::AgentConfig;
-pub use input::{ContainerKind, Exit, Image, Input, Problem, PullFailure, StatusFailure};
+pub use input::{ContainerKind, Exit, Image, Input, Problem, PullFailure, StatusFailure, Transfer};

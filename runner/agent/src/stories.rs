@@ -155,7 +155,15 @@ impl Story {
                     wasm: image,
                     digest,
                 };
-                ("pull", text, Some(Input::Pulled { at, image }))
+                (
+                    "pull",
+                    text,
+                    Some(Input::Pulled {
+                        at,
+                        image,
+                        transfer: None,
+                    }),
+                )
             }
             Action::Prepare {
                 at,

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use bytes::Buf;
 use http_body_util::BodyExt;
 
 use super::MANIFEST_BYTES_MAX;
-use super::reference::Reference;
+use super::reference::{Place, Reference};
 use super::store::Writer;
 use crate::api::{self, Api, Failure, Streaming};
 
@@ -21,8 +22,12 @@ pub(super) const MANIFEST_TYPES: [&str; 4] = [
 /// Configurations read to say what an image is.
 pub(super) const SMALL_BYTES_MAX: usize = 1 << 20;
 
+/// The registry inside the cluster, as a user reads it.
+const CLUSTER: &str = "the cluster's registry";
 /// Connections a layer may take: a rolling restart of the members breaks each once.
 const BLOB_TRIES: u32 = 4;
+/// A layer of which no byte comes for so long is asked for again.
+const STALL: Duration = Duration::from_secs(10);
 
 /// Why something could not be fetched.
 #[derive(Debug)]
@@ -47,7 +52,18 @@ pub(super) trait Source: Sync {
         of: &Reference,
         what: &str,
     ) -> impl Future<Output = Result<Vec<u8>, FetchError>> + Send;
-    /// A blob, into a file.
+    /// Whether [`Source::blob`] goes on where the file ends, which others may have begun.
+    fn resumes(&self) -> bool {
+        false
+    }
+    /// Who it is, as a user reads it.
+    fn shown(&self, of: &Reference) -> String {
+        match &of.place {
+            Place::Embedded => CLUSTER.into(),
+            Place::Outside(host) => host.clone(),
+        }
+    }
+    /// A blob, or the rest of it, into a file.
     fn blob(
         &self,
         of: &Reference,
@@ -62,14 +78,32 @@ pub(super) trait Source: Sync {
     ) -> impl Future<Output = Result<Vec<u8>, FetchError>> + Send;
 }
 
-/// The registry inside the cluster.
+/// The registry inside the cluster; or one outside through it, if it is allowed to pull from there (`?ns=HOST`).
+#[derive(Clone)]
 pub(super) struct Embedded {
     api: Api,
+    through: Option<String>,
 }
 
 impl Embedded {
     pub fn new(api: Api) -> Self {
-        Self { api }
+        Self { api, through: None }
+    }
+
+    /// The registry at `host`, through the cluster's.
+    pub fn through(&self, host: &str) -> Self {
+        Self {
+            api: self.api.clone(),
+            through: Some(host.into()),
+        }
+    }
+
+    fn path(&self, of: &Reference, kind: &str, what: &str) -> String {
+        let path = format!("/v2/{}/{kind}/{what}", of.repository);
+        match &self.through {
+            Some(host) => format!("{path}?ns={host}"),
+            None => path,
+        }
     }
 
     async fn get(&self, path: &str, accept: &str, start: u64) -> Result<Streaming, FetchError> {
@@ -90,7 +124,7 @@ impl Source for Embedded {
     async fn manifest(&self, of: &Reference, what: &str) -> Result<Vec<u8>, FetchError> {
         let answer = self
             .get(
-                &format!("/v2/{}/manifests/{what}", of.repository),
+                &self.path(of, "manifests", what),
                 &MANIFEST_TYPES.join(", "),
                 0,
             )
@@ -101,17 +135,28 @@ impl Source for Embedded {
         Ok(bytes.to_vec())
     }
 
+    fn resumes(&self) -> bool {
+        true
+    }
+
+    fn shown(&self, _of: &Reference) -> String {
+        CLUSTER.into()
+    }
+
     async fn blob(
         &self,
         of: &Reference,
         digest: &str,
         into: &mut Writer,
     ) -> Result<(), FetchError> {
-        let path = format!("/v2/{}/blobs/{digest}", of.repository);
-        let mut have = 0;
+        let path = self.path(of, "blobs", digest);
         let mut broke = String::new();
         for _ in 0..BLOB_TRIES {
+            if into.have() == into.size() && into.have() > 0 {
+                return Ok(());
+            }
             // What broke off goes on where it was, at another member if this one is gone.
+            let have = into.have();
             let mut answer = match self.get(&path, "*/*", have).await {
                 Err(FetchError::Unreachable(why)) => {
                     broke = why;
@@ -121,20 +166,23 @@ impl Source for Embedded {
             };
             let mut skip = if answer.part { 0 } else { have };
             loop {
-                match answer.body.frame().await {
-                    None => return Ok(()),
-                    Some(Err(e)) => {
+                match tokio::time::timeout(STALL, answer.body.frame()).await {
+                    Err(_) => {
+                        broke = format!("no byte came for {} s", STALL.as_secs());
+                        break;
+                    }
+                    Ok(None) => return Ok(()),
+                    Ok(Some(Err(e))) => {
                         broke = e.to_string();
                         break;
                     }
-                    Some(Ok(frame)) => {
+                    Ok(Some(Ok(frame))) => {
                         let Ok(mut data) = frame.into_data() else {
                             continue;
                         };
                         let known = skip.min(data.len() as u64);
                         skip -= known;
                         data.advance(usize::try_from(known).unwrap_or(data.len()));
-                        have += data.len() as u64;
                         into.write(&data)?;
                     }
                 }
@@ -146,9 +194,7 @@ impl Source for Embedded {
     }
 
     async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {
-        let answer = self
-            .get(&format!("/v2/{}/blobs/{digest}", of.repository), "*/*", 0)
-            .await?;
+        let answer = self.get(&self.path(of, "blobs", digest), "*/*", 0).await?;
         let bytes = api::collect(answer.body, SMALL_BYTES_MAX)
             .await
             .map_err(FetchError::Unreachable)?;

@@ -83,10 +83,14 @@ impl Root {
     }
 
     pub fn node(&self, life: Duration, trusted: &[&Root]) -> Identity {
+        self.node_named("n1", life, trusted)
+    }
+
+    pub fn node_named(&self, name: &str, life: Duration, trusted: &[&Root]) -> Identity {
         let key = KeyPair::generate().unwrap();
         Identity {
             ca_pem: trusted.iter().map(|r| r.pem.as_str()).collect(),
-            cert_pem: self.issue("system:node:n1", &["n1"], &key, life),
+            cert_pem: self.issue(&format!("system:node:{name}"), &[name], &key, life),
             key_pem: key.serialize_pem(),
         }
     }

@@ -1,5 +1,5 @@
 //! The runner's way to its cluster, against API servers of the test: failover, renewal, other roots.
 
 mod failover;
-mod fake;
+pub mod fake;
 mod renewal;

@@ -15,6 +15,7 @@ use coracle_state::{Command, View};
 pub mod bootstrap;
 pub mod check;
 pub mod explain;
+pub mod holders;
 pub mod queue;
 pub mod settings;
 pub mod volatile;

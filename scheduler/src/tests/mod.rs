@@ -4,6 +4,7 @@ mod backups;
 mod blobs;
 mod client;
 mod cluster;
+mod distribution;
 mod members;
 mod nodes;
 mod refusals;

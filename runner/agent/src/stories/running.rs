@@ -271,11 +271,17 @@ fn siblings_are_prepared_once_all_of_them_are_here() {
     s.tell(Input::Pulled {
         at: s.at("a", "web", 0),
         image: image("web"),
+        transfer: None,
     });
     assert_eq!(s.asked(), [""; 0]);
     s.tell(Input::Pulled {
         at: s.at("a", "lib", 0),
         image: image("lib"),
+        transfer: Some(Transfer {
+            bytes: 1_000,
+            from: "node n2".into(),
+            millis: 12,
+        }),
     });
     assert_eq!(
         s.asked(),
