@@ -82,7 +82,7 @@ async fn runners(
         if let Trouble::Lied(_) = trouble {
             writer.restart()?;
         }
-        if !matches!(trouble, Trouble::Gone) {
+        if matches!(trouble, Trouble::Failed(_) | Trouble::Lied(_)) {
             peers.drop_for_a_while(&node);
         }
         before = Some((node, trouble));
