@@ -200,7 +200,7 @@ mod tests {
     fn every_schema_has_a_shape_we_understand() {
         for (name, schema) in definitions() {
             for (field, property) in schema["properties"].as_object().into_iter().flatten() {
-                let node = TYPES.named.get(name).map(|t| Node::at(*t));
+                let node = TYPES.named.get(name.as_str()).map(|t| Node::at(*t));
                 let node = node.and_then(|n| n.field(field)).expect("a known field");
                 if matches!(node.shape(), Shape::Any) {
                     let known = ["FieldsV1", "RawExtension", "Patch"]

@@ -302,7 +302,11 @@ impl Front {
         let here = match looked.status() {
             StatusCode::OK => true,
             StatusCode::NOT_FOUND => false,
-            _ => return Ok(looked),
+            // Asked again as it was asked: the answer to a HEAD has no body that says why.
+            _ => {
+                let refused = Request::from_parts(parts, Body::empty());
+                return Ok(self.store.run(refused).await);
+            }
         };
         let is_tag = is_manifest && !wanted.reference.contains(':');
         let stale = match (is_tag, here) {

@@ -1,3 +1,5 @@
+//! Who gives what to whom: tables of decisions, their bounds, and properties over random histories.
+
 use super::*;
 
 const BLOB: &str = "sha256:b";
