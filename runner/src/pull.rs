@@ -174,7 +174,7 @@ impl Images {
             .acquire()
             .await
             .map_err(|e| disk(&io::Error::other(e)))?;
-        let (record, pin, came) = self.from_registry(&reference, digest).await?;
+        let (record, pin, came) = self.pull_from_registry(&reference, digest).await?;
         if reference.digest.is_none() {
             let (store, image, digest) =
                 (self.store.clone(), image.to_string(), record.digest.clone());
@@ -199,7 +199,7 @@ impl Images {
         self.store.has(&record.wasm).then_some((record, pin))
     }
 
-    async fn from_registry(
+    async fn pull_from_registry(
         &self,
         reference: &Reference,
         digest: Option<String>,

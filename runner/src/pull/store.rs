@@ -388,7 +388,7 @@ mod tests {
         used(&store, &a, 30);
         used(&store, &b, 10);
         used(&store, &c, 20);
-        assert_eq!(store.prune().unwrap(), [b.clone()]);
+        assert_eq!(store.prune().unwrap(), std::slice::from_ref(&b));
         assert!(store.has(&a) && !store.has(&b) && store.has(&c));
     }
 
