@@ -47,7 +47,7 @@ use jiff::Timestamp;
 pub use collect::Report;
 pub use limits::Limits;
 pub use registry::{Parts, Registry};
-pub use serve::router;
+pub use serve::{refuse, router};
 
 /// A boxed future: the outward traits are objects and name no runtime.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -5,6 +5,8 @@
 //! enters one (`enter`: a certificate first, then the log, empty, to which the leader sends everything). Any other
 //! directory goes on where it was: its certificate lets its transport speak before the log is read.
 
+mod parts;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -15,8 +17,6 @@ use coracle_plan::Settings;
 use coracle_plan::bootstrap::API_CLUSTER_IP;
 use coracle_raft::net::TcpTransport;
 use coracle_raft::{Begin, Config as RaftConfig, Member, Replica};
-use coracle_server::service_alloc::Range;
-use coracle_server::{Context, ContextConfig};
 use coracle_state::{Propose, ProposeError, Views};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -24,16 +24,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::acks::{self, Acks};
-use crate::backup::{self, Keeper, Keeping};
+use crate::backup;
 use crate::config::SchedulerConfig;
 use crate::control::{Control, Phase};
 use crate::data::DataDir;
 use crate::desk::Topics;
 use crate::enter::{self, Newcomer};
 use crate::error::StartError;
-use crate::join::Joining;
-use crate::leases::{self, LeaseDurability, Leases};
-use crate::members::Members;
 use crate::pki::{Ca, Clients, Resolver, client_config, load_identity, raft_trust, server_config};
 use crate::ports::{self, Ports, authority};
 use crate::renew::{Renewal, Shown};
@@ -43,6 +40,8 @@ use crate::tokens::TokenStore;
 use crate::upstream::Upstream;
 use crate::vigil::{self, Vigil};
 use crate::{admission, blobs, holders, listeners, registry, report, runners, upstream};
+
+use parts::Outside;
 
 /// Names the API is reached by inside every cluster; the members' transport asks for `kubernetes`.
 pub(crate) const API_NAMES: [&str; 8] = [
@@ -410,122 +409,6 @@ impl Starting {
             acks,
         })
     }
-
-    /// Everything the API may be reached by.
-    fn hosts(&self) -> Vec<String> {
-        let mut hosts: Vec<String> = API_NAMES.iter().map(ToString::to_string).collect();
-        if !self.api_addr.ip().is_unspecified() {
-            hosts.push(self.api_addr.ip().to_string());
-        }
-        let advertised = self.config.advertise.iter();
-        hosts.extend(advertised.map(|h| h.trim_matches(['[', ']']).to_string()));
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
-        let dns = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-        if !host.is_empty() && host.chars().all(dns) {
-            hosts.push(host);
-        }
-        hosts
-    }
-
-    /// Saves this member's backups.
-    fn keeper(&self, ca: &Ca) -> Arc<Keeper> {
-        Keeper::new(Keeping {
-            replica: self.replica.clone(),
-            data_dir: self.data.path(),
-            cluster: ca.cluster(),
-            member: &self.data.identity().name,
-            version: &self.config.version,
-            clock: self.config.clock.clone(),
-            schedule: self.config.backups,
-            keep_free_bytes: self.config.limits.keep_free_bytes,
-        })
-    }
-
-    /// Hands this member's heartbeats on to whoever leads.
-    fn leases(&self) -> Arc<Leases> {
-        let replica = self.replica.clone();
-        let ask: leases::Ask = Arc::new(move |topic, body| {
-            let replica = replica.clone();
-            Box::pin(async move { replica.ask_leader(topic, body).await })
-        });
-        Leases::new(ask, self.replica.clone(), self.replica.clone())
-    }
-
-    fn context(
-        &self,
-        ca: &Arc<Ca>,
-        outside: Outside,
-        phases: watch::Receiver<Phase>,
-    ) -> Arc<Context> {
-        let Outside {
-            certifier,
-            tokens,
-            acks,
-            leases,
-            keeper,
-            runners,
-        } = outside;
-        let clock = self.config.clock.clone();
-        let members = Members::new(self.replica.clone());
-        let joining = Joining {
-            tokens: tokens.clone(),
-            ca: ca.clone(),
-            views: self.replica.clone(),
-            clock: clock.clone(),
-            members: members.clone(),
-            pki: self.pki.clone(),
-        };
-        let roots = ca.clone();
-        let reported = (
-            self.replica.clone(),
-            self.data.identity().name.clone(),
-            ca.cluster().to_string(),
-        );
-        let replica = self.replica.clone();
-        let backups = keeper.clone();
-        Context::new(ContextConfig {
-            propose: self.replica.clone(),
-            views: self.replica.clone(),
-            clock,
-            seed: rand::random(),
-            runners,
-            acks: Arc::new(move |node, applied| acks.put(node, applied)),
-            join: Arc::new(joining),
-            tokens,
-            members,
-            certificates: certifier,
-            backups: keeper,
-            renewals: match self.config.lease_durability {
-                LeaseDurability::Batched => Some(leases),
-                LeaseDurability::Sync => None,
-            },
-            bearer: None,
-            ca_bundle_pem: Arc::new(move || roots.bundle()),
-            status: Arc::new(move || {
-                let mut status = report::status(&reported.0, &reported.1, &reported.2);
-                status["backup"] = backups.status();
-                status
-            }),
-            ready: Arc::new(move || report::ready(&replica, &phases)),
-            server_address: self.api_addr.to_string(),
-            service_range: Range::SERVICES,
-            pod_range: Range::PODS,
-            product_version: self.config.version.clone(),
-        })
-    }
-}
-
-/// What the API reaches beside the log.
-struct Outside {
-    certifier: Arc<Certifier>,
-    tokens: Arc<TokenStore>,
-    acks: Arc<Acks>,
-    leases: Arc<Leases>,
-    keeper: Arc<Keeper>,
-    runners: Arc<runners::RunnerClient>,
 }
 
 /// What runs beside the control thread, and what stops it.

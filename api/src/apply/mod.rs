@@ -132,9 +132,7 @@ pub fn track_update(
         managers::read(source)
     };
     let Ok(root) = root(kind) else { return };
-    if let (true, Value::Object(nothing)) = (all.is_empty() && !cleared, old)
-        && nothing.is_empty()
-    {
+    if all.is_empty() && !cleared && *old == empty {
         return track_new(kind, root, new, manager, subresource, now);
     }
     // A list with doubled keys cannot be told apart: validation refuses such an object, nothing is recorded for it.

@@ -79,10 +79,21 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
     response
 }
 
+/// Refuses a request before it gets to the registry, as the registry refuses: what the client still sends is read and
+/// forgotten (8 MiB of it at most), so that it gets to read `error` instead of a reset connection.
+pub async fn refuse(headers: &HeaderMap, body: Body, error: Error) -> Response {
+    incoming(headers, body).drain().await;
+    error.into_response()
+}
+
+/// A body as its headers say it comes.
+fn incoming(headers: &HeaderMap, body: Body) -> Incoming {
+    Incoming::new(body, !headers.contains_key(header::EXPECT))
+}
+
 /// Runs a request and turns its error into an answer, which the client is given a chance to read.
 async fn answer(registry: Arc<Registry>, parts: Parts, body: Body) -> Response {
-    let waits = parts.headers.contains_key(header::EXPECT);
-    let mut body = Incoming::new(body, !waits);
+    let mut body = incoming(&parts.headers, body);
     match dispatch(&registry, &parts, &mut body).await {
         Ok(response) => {
             // A repeated last request may carry a body that nobody needs any more.

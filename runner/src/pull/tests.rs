@@ -1,6 +1,7 @@
 //! Many runners and one image over real connections; and sources that die, lie and are gone.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -211,7 +212,7 @@ impl Node {
 }
 
 /// How a strange runner answers, from the number of the first byte that is asked for.
-type Odd = fn(u64) -> Response<Body>;
+type Odd = Arc<dyn Fn(u64) -> Response<Body> + Send + Sync>;
 
 /// A runner's port.
 struct Port(Serve, Option<Odd>);
@@ -225,7 +226,7 @@ impl Answers for Port {
         let start = range.map_or(0, |r| {
             r["bytes=".len()..].trim_end_matches('-').parse().unwrap()
         });
-        match (self.1, layer_asked(peer, &req)) {
+        match (&self.1, layer_asked(peer, &req)) {
             (Some(odd), _) => odd(start),
             (None, Some(digest)) => self.0.answer(req.method(), digest, req.headers()).await,
             (None, None) => status(StatusCode::FORBIDDEN),
@@ -286,12 +287,17 @@ fn respond(start: u64, bytes: Vec<u8>) -> Response<Body> {
     response
 }
 
-/// Sends 100,000 good bytes and breaks off.
-fn dies(start: u64) -> Response<Body> {
+/// Sends 100,000 good bytes and breaks off when the reader has them: an error before that would take them with it.
+fn dies(start: u64, reader: Arc<OnceLock<Store>>) -> Response<Body> {
     let first = Bytes::from(good(start)[..100_000].to_vec());
-    // Time for the bytes to leave: an error at once would take them with it.
-    let broken = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    let broken = async move {
+        let coming = reader.get().unwrap().partials.get(&digest(&good(0)));
+        // It ends when the reader has given up, which is as good.
+        let _ = coming
+            .unwrap()
+            .written
+            .wait_for(|n| *n >= start + 100_000)
+            .await;
         Err(std::io::Error::other("the node is gone"))
     };
     let frames = stream::iter([Ok(Frame::data(first))]);
@@ -325,12 +331,17 @@ async fn scripted(names: &[&'static str]) -> (Pulled, Vec<u8>, Arc<Cluster>) {
     let cluster = Cluster::new(noise(300_000), Word::Script(names.to_vec(), Vec::new()), 0);
     let member = cluster.member(&root).await;
     let mut odd = Vec::new();
+    let reader: Arc<OnceLock<Store>> = Arc::default();
+    let read = reader.clone();
     let kinds: [(&str, Odd); 5] = [
-        ("dies", dies),
-        ("lies", lies),
-        ("boasts", boasts),
-        ("resumes", resumes),
-        ("busy", |_| status(StatusCode::SERVICE_UNAVAILABLE)),
+        ("dies", Arc::new(move |start| dies(start, read.clone()))),
+        ("lies", Arc::new(lies)),
+        ("boasts", Arc::new(boasts)),
+        ("resumes", Arc::new(resumes)),
+        (
+            "busy",
+            Arc::new(|_| status(StatusCode::SERVICE_UNAVAILABLE)),
+        ),
     ];
     for (name, answers) in kinds {
         odd.push(
@@ -342,6 +353,7 @@ async fn scripted(names: &[&'static str]) -> (Pulled, Vec<u8>, Arc<Cluster>) {
     let me = cluster
         .node(dir.path(), &root, &[&member], "me", None)
         .await;
+    assert!(reader.set(me.images.store.clone()).is_ok());
     let pulled = me.pull().await;
     let bytes = me.bytes(&pulled);
     (pulled, bytes, cluster)

@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-/// Pieces kept per table; the oldest goes. Watches that are further apart join frames themselves.
+/// Pieces kept per table while it is watched, of 64 KiB and a frame each at most; the oldest goes. Watches that are further
+/// apart join frames themselves.
 const KEPT_MAX: usize = 16;
 
 /// A piece and where it stops.

@@ -20,13 +20,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use coracle_registry::digest::Digest;
 use coracle_registry::error::{Code, Error};
 use coracle_registry::name::Name;
+use coracle_registry::refuse;
 use coracle_registry::through::{MIRRORS, mirror};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -240,14 +242,17 @@ async fn serve(State(front): State<Front>, request: Request, next: Next) -> Resp
         let message = format!(
             "E_REGISTRY_MIRROR: what is under {MIRRORS}/ comes from registries outside; push to another repository"
         );
-        return Error::new(Code::Denied, message).into_response();
+        let (parts, body) = request.into_parts();
+        return refuse(&parts.headers, body, Error::new(Code::Denied, message)).await;
     }
     let own = request.headers().get(header::HOST);
     let own = own.and_then(|host| host.to_str().ok());
     let Some(host) = namespace(request.uri().query()).filter(|ns| Some(ns.as_str()) != own) else {
         return next.run(request).await;
     };
-    match front.answer(host.clone(), reads, request).await {
+    let (parts, body) = request.into_parts();
+    let headers = parts.headers.clone();
+    match front.answer(host.clone(), reads, parts).await {
         Ok(mut response) => {
             // It is one of the listed.
             if let Ok(host) = HeaderValue::from_str(&host) {
@@ -255,19 +260,19 @@ async fn serve(State(front): State<Front>, request: Request, next: Next) -> Resp
             }
             response
         }
-        Err(error) => error.into_response(),
+        Err(error) => refuse(&headers, body, error).await,
     }
 }
 
 impl Front {
-    async fn answer(&self, host: String, reads: bool, request: Request) -> Result<Response, Error> {
+    async fn answer(&self, host: String, reads: bool, mut parts: Parts) -> Result<Response, Error> {
         if !self.upstream.hosts.contains(&host) {
             let message = format!(
                 "E_REGISTRY_UPSTREAM: this registry does not pull from {host:?}; allow it with --registry-upstream HOST"
             );
             return Err(Error::new(Code::NameUnknown, message));
         }
-        let parsed = parse(request.uri().path()).filter(|_| reads);
+        let parsed = parse(parts.uri.path()).filter(|_| reads);
         let Some((repository, is_manifest, reference)) = parsed else {
             let message = "E_REGISTRY_UPSTREAM: only manifests and blobs can be read through ?ns=";
             return Err(Error::new(Code::Unsupported, message));
@@ -284,7 +289,6 @@ impl Front {
             is_manifest,
             reference: reference.replace("%3A", ":").replace("%3a", ":"),
         };
-        let (mut parts, _) = request.into_parts();
         let kind = if is_manifest { "manifests" } else { "blobs" };
         let path = format!("/v2/{name}/{kind}/{}", wanted.reference);
         parts.uri = path

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::to_bytes;
+use axum::response::IntoResponse;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -10,12 +11,13 @@ use coracle_registry::authorise::{Access, Action, AllowAll, Authorise, Verdict};
 use coracle_registry::blobs::memory as blobs;
 use coracle_registry::digest::Algorithm;
 use coracle_registry::meta::memory as meta;
-use coracle_registry::{BoxFuture as Boxed, Limits, Parts, Registry, SystemClock, router};
+use coracle_registry::{BoxFuture as Boxed, Limits, Parts as Made, Registry, SystemClock, router};
 use coracle_server::Identity;
 use coracle_server::identity::{MEMBERS, NODES};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +43,7 @@ impl Authorise for Roles {
 }
 
 async fn registry(authorise: Arc<dyn Authorise>) -> Router {
-    let parts = Parts {
+    let parts = Made {
         blobs: Arc::new(blobs::Memory::new(SystemClock)),
         meta: Arc::new(meta::Memory::new()),
         limits: Limits::default(),
@@ -450,6 +452,34 @@ async fn it_is_no_open_proxy() {
     let got = mirror.get(&outside, &absent).await;
     assert_eq!(got.status, 404, "{}", got.text());
     assert_eq!(mirror.get(&outside, "manifests/none").await.status, 404);
+}
+
+/// Refused before a byte of the body was needed; the body is larger than all socket buffers.
+#[tokio::test]
+async fn a_client_that_is_still_sending_gets_to_read_the_refusal() {
+    let outside = Outside::start().await;
+    let front = Mirror::of(&outside).await.front.0;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move { axum::serve(listener, front).await });
+    let body = vec![b'x'; 6 << 20];
+    for (target, status) in [
+        ("coracle.upstream/ghcr.io/a/blobs/uploads/1", "403"),
+        ("a/blobs/uploads/1?ns=elsewhere.example", "404"),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "PATCH /v2/{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{reply}");
+        assert!(reply.contains("\"errors\""), "{reply}");
+    }
+    server.abort();
 }
 
 #[tokio::test]

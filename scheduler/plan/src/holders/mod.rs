@@ -105,59 +105,55 @@ impl Holders {
         trouble: Option<(&str, Trouble)>,
         avoid: &[String],
     ) -> Parent {
-        self.arrivals += 1;
-        let arrived = self.arrivals;
-        self.forget_for(blob);
-        let tree = self.trees.entry(blob.to_string()).or_default();
-        let before = tree.places.len();
-        tree.asked_ms = tree.asked_ms.max(now_ms);
-        tree.expire(now_ms);
-        // Whoever had it whole and asks again has lost it.
-        let told = tree.release(node);
-        let mut unwanted: BTreeSet<&str> = avoid.iter().map(String::as_str).collect();
-        if let Some((parent, trouble)) = trouble {
-            unwanted.insert(parent);
-            // Only of the parent it was given: nobody can talk others out of the tree.
-            if told.as_deref() == Some(parent) {
-                tree.complain(now_ms, parent, trouble);
+        self.arrive(now_ms, blob, |tree, arrived| {
+            tree.expire(now_ms);
+            // Whoever had it whole and asks again has lost it.
+            let told = tree.release(node);
+            let mut unwanted: BTreeSet<&str> = avoid.iter().map(String::as_str).collect();
+            if let Some((parent, trouble)) = trouble {
+                unwanted.insert(parent);
+                // Only of the parent it was given: nobody can talk others out of the tree.
+                if told.as_deref() == Some(parent) {
+                    tree.complain(now_ms, parent, trouble);
+                }
             }
-        }
-        let parent = tree.choose(now_ms, node, &unwanted);
-        let depth = match &parent {
-            Some((_, depth)) => depth + 1,
-            None => 1,
-        };
-        tree.take(node, arrived, |place| {
-            place.depth = depth;
-            place.parent = parent.as_ref().map(|(name, _)| name.clone());
-            place.spoken_ms = now_ms;
-        });
-        if let Some((name, _)) = &parent {
-            tree.change(name, |place| place.children += 1);
-        }
-        let after = tree.places.len();
-        self.places = self.places + after - before;
-        match parent {
-            Some((name, _)) => Parent::Runner { name, depth },
-            None => Parent::Members,
-        }
+            let parent = tree.choose(now_ms, node, &unwanted);
+            let depth = parent.as_ref().map_or(1, |(_, depth)| depth + 1);
+            tree.take(node, arrived, |place| {
+                place.depth = depth;
+                place.parent = parent.as_ref().map(|(name, _)| name.clone());
+                place.spoken_ms = now_ms;
+            });
+            let Some((name, _)) = parent else {
+                return Parent::Members;
+            };
+            tree.change(&name, |place| place.children += 1);
+            Parent::Runner { name, depth }
+        })
     }
 
     /// `node` has all of `blob`.
     pub fn have(&mut self, now_ms: u64, node: &str, blob: &str) {
+        self.arrive(now_ms, blob, |tree, arrived| {
+            tree.release(node);
+            tree.take(node, arrived, |place| {
+                place.depth = 0;
+                place.spoken_ms = now_ms;
+            });
+        });
+    }
+
+    /// Lets somebody in at the tree of `blob`, made if there is none, and keeps the count of places. `enter` is given the
+    /// order of arrival.
+    fn arrive<T>(&mut self, now_ms: u64, blob: &str, enter: impl FnOnce(&mut Tree, u64) -> T) -> T {
         self.arrivals += 1;
-        let arrived = self.arrivals;
         self.forget_for(blob);
         let tree = self.trees.entry(blob.to_string()).or_default();
         let before = tree.places.len();
         tree.asked_ms = tree.asked_ms.max(now_ms);
-        tree.release(node);
-        tree.take(node, arrived, |place| {
-            place.depth = 0;
-            place.spoken_ms = now_ms;
-        });
-        let after = tree.places.len();
-        self.places = self.places + after - before;
+        let entered = enter(tree, self.arrivals);
+        self.places = self.places + tree.places.len() - before;
+        entered
     }
 
     /// `node` has not got `blob` and is not fetching it.
