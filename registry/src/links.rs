@@ -6,6 +6,7 @@ use crate::authorise::{Access, Action};
 use crate::blobs::{Opened, Source};
 use crate::digest::Digest;
 use crate::error::{Code, Error};
+use crate::garbage;
 use crate::meta::{Change, MetaError, Precondition, Write};
 use crate::name::Name;
 use crate::registry::{CONFLICTS_MAX, Registry};
@@ -63,7 +64,39 @@ impl Registry {
         let _guard = self.guard(digest).read().await;
         let opened = self.blob(name, digest).await?;
         self.leases.hold(digest, self.now());
+        self.renew_link(name, digest).await?;
         Ok(opened)
+    }
+
+    /// Makes an ageing link young again. The lease beside it binds the collector of this registry only; collectors of
+    /// other members over the same rows go by the link's age. A link is renewed at most once per half of that age, so a
+    /// promise holds for the other half at least, and `HEAD` costs a batch only then.
+    async fn renew_link(&self, name: &Name, digest: &Digest) -> Result<(), Error> {
+        let key = rows::link_key(name, digest);
+        for _ in 0..CONFLICTS_MAX {
+            let Some((link, row)) = self.row::<LinkRow>(LINKS, &key).await? else {
+                return Err(blob_unknown(digest));
+            };
+            let at = self.now();
+            if !garbage::is_old(link.at, at, self.limits.garbage_age_ms / 2) {
+                return Ok(());
+            }
+            let mut write = rows::put(
+                LINKS,
+                key.clone(),
+                &LinkRow {
+                    size: link.size,
+                    at,
+                },
+            )?;
+            write.precondition = rows::as_read(Some(&row));
+            match self.meta.batch(vec![write]).await {
+                Ok(()) => return Ok(()),
+                Err(MetaError::Conflict { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::busy("many clients are asking for this blob"))
     }
 
     /// Keeps this registry's collector from the bytes of `digest` for one lease time, whatever the rows say. When it

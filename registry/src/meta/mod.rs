@@ -75,8 +75,9 @@ pub enum MetaError {
 
 /// A transactional table store.
 ///
-/// Reads see every batch this instance has acknowledged; they may lag behind batches acknowledged elsewhere, which is
-/// why decisions are repeated as preconditions.
+/// A tag, a list, and the answer that a row is not there hold every batch acknowledged anywhere before the call, so that a
+/// client may write through one member and read through another. Any other row holds at least what this instance has
+/// acknowledged and may lag behind the others, which is why decisions are repeated as preconditions.
 pub trait Meta: Send + Sync + 'static {
     /// One row.
     fn get<'a>(
