@@ -129,6 +129,10 @@ pub struct SchedulerAddrs {
     /// the Secret kube-system/registry-upstream [default: none].
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
     pub registry_upstream: Vec<String>,
+    /// Keep the registry's blobs in a bucket, s3://BUCKET/PREFIX, gs:// or az://, the same one on every member;
+    /// credentials come from the environment, e.g. AWS_ACCESS_KEY_ID [default: on the members' disks].
+    #[arg(long, value_name = "URL")]
+    pub registry_storage: Option<String>,
     /// Log of the control plane, for other members (TLS) [default: 127.0.0.1:2380; with `up` a free port].
     #[arg(long, value_name = "HOST:PORT")]
     pub raft_addr: Option<String>,

@@ -27,6 +27,7 @@ pub struct File {
     registry_addr: Option<String>,
     insecure_registry: Option<bool>,
     registry_upstream: Option<Vec<String>>,
+    registry_storage: Option<String>,
     raft_addr: Option<String>,
     advertise: Option<String>,
     backup_every: Option<String>,
@@ -56,6 +57,7 @@ pub struct Settings {
     pub insecure_registry: bool,
     /// Registries outside that the registry may pull through.
     pub registry_upstreams: Vec<String>,
+    pub registry_storage: Option<String>,
     /// Log listener, if one was named: the default differs between `scheduler` and `up`.
     pub raft_addr: Option<SocketAddr>,
     /// How others reach this machine.
@@ -137,6 +139,7 @@ pub fn resolve(
             "127.0.0.1:5000",
         )?,
         insecure_registry: scheduler.insecure_registry || file.insecure_registry.unwrap_or(false),
+        registry_storage: scheduler.registry_storage.clone().or(file.registry_storage),
         registry_upstreams: match scheduler.registry_upstream.as_slice() {
             [] => file.registry_upstream.unwrap_or_default(),
             given => given.to_vec(),

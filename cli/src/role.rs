@@ -54,6 +54,7 @@ pub async fn start_scheduler(s: &Settings, raft_addr: std::net::SocketAddr) -> R
         registry_addr: Some(s.registry_addr),
         insecure_registry: s.insecure_registry,
         registry_upstreams: s.registry_upstreams.clone(),
+        registry_storage: s.registry_storage.clone(),
         raft_addr: s.raft_addr.unwrap_or(raft_addr),
         advertise: s.advertise.clone(),
         lease_durability: s.lease_durability,

@@ -10,6 +10,7 @@
 //! | `holders` | `DIGEST@NAME` | the same links, by digest |
 //! | `referrers` | `NAME@SUBJECT@DIGEST` | the descriptor a referrer list shows |
 //! | `blobs` | `DIGEST` | [`BlobRow`]; touched by every new link |
+//! | `objects` | `DIGEST` | where the bytes are in object storage |
 //!
 //! `@` and `:` cannot stand in a name, so a prefix never runs into a neighbour. The *touched* rows carry a random number,
 //! so that a write always makes a new version: that is what turns "somebody pushed while the collector was looking" into
@@ -43,9 +44,11 @@ pub const HOLDERS: &str = "registry/holders";
 pub const REFERRERS: &str = "registry/referrers";
 /// Blobs that are linked somewhere.
 pub const BLOBS: &str = "registry/blobs";
+/// Where blobs are in object storage, by digest; the rows are those of the store in use.
+pub const OBJECTS: &str = "registry/objects";
 
 /// Every table, for whoever implements [`crate::meta::Meta`].
-pub const TABLES: [&str; 8] = [
+pub const TABLES: [&str; 9] = [
     REPOSITORIES,
     EPOCHS,
     TAGS,
@@ -54,6 +57,7 @@ pub const TABLES: [&str; 8] = [
     HOLDERS,
     REFERRERS,
     BLOBS,
+    OBJECTS,
 ];
 
 /// A repository.

@@ -26,6 +26,9 @@ pub struct SchedulerConfig {
     pub insecure_registry: bool,
     /// Registries outside, `HOST` or `HOST:PORT`, that the registry may pull through (`?ns=HOST`); none by default.
     pub registry_upstreams: Vec<String>,
+    /// Bucket that holds the registry's blobs (`s3://`, `gs://`, `az://`), the same one on every member; `None` keeps
+    /// them on the members' disks. Credentials come from the environment.
+    pub registry_storage: Option<String>,
     /// Where other members reach this one's log. Port 0 takes a free one and keeps it.
     pub raft_addr: SocketAddr,
     /// Host name or IP that others reach the API and the log at; `None`: the listening addresses. Needed if `raft_addr`
@@ -65,6 +68,7 @@ impl SchedulerConfig {
             registry_addr: Some((Ipv4Addr::LOCALHOST, 5000).into()),
             insecure_registry: false,
             registry_upstreams: Vec::new(),
+            registry_storage: None,
             raft_addr: (Ipv4Addr::LOCALHOST, 2380).into(),
             advertise: None,
             join: None,

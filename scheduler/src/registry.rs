@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::Timestamp;
+use coracle_objects::{AddressError, Bucket, Objects};
 use coracle_registry::authorise::{Access, Action, Authorise, Verdict};
 use coracle_registry::blobs::disk;
 use coracle_registry::meta::Meta;
@@ -20,6 +21,9 @@ use crate::meta::ReplicatedMeta;
 
 /// How often unreferenced blobs are looked for. Nothing younger than an hour is taken, so more often finds little more.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
+
+/// How often the bucket is looked through for objects that no row names; they are a day old before they go.
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Put into requests of the plain listener: whoever reaches it may do everything (see `E_REGISTRY_OPEN`).
 #[derive(Clone, Copy, Debug)]
@@ -62,24 +66,44 @@ pub(crate) struct Store {
     pub registry: Arc<Registry>,
     pub blobs: Spread,
     pub meta: Arc<dyn Meta>,
+    /// The bucket, where the blobs are in one.
+    pub objects: Option<Arc<Objects>>,
 }
 
 /// Opens the registry of this member. Blobs are copied to and from `peers` until `stop` fires.
 pub(crate) async fn open(
-    dir: &Path,
+    (dir, storage): (&Path, Option<&str>),
     (peers, stop): (Peers, CancellationToken),
     propose: Arc<dyn Propose>,
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 ) -> Result<Store, StartError> {
     let disk = disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
-    let blobs = Spread::new(Arc::new(disk), peers, stop);
     let meta: Arc<dyn Meta> = Arc::new(ReplicatedMeta::new(propose, views));
+    let clock: Arc<dyn Clock> = Arc::new(Time(clock));
+    let limits = Limits::default();
+    let (blobs, objects) = match storage {
+        None => (Spread::new(Arc::new(disk), peers, stop), None),
+        Some(url) => {
+            let unusable = |e: AddressError| StartError::Registry(format!("E_{e}"));
+            let bucket = Bucket::parse(url, std::env::vars()).map_err(unusable)?;
+            let probe = format!("{:016x}", rand::random::<u64>());
+            bucket.probe(url, &probe).await.map_err(unusable)?;
+            let objects = Arc::new(Objects::new(coracle_objects::Parts {
+                bucket,
+                staging: Arc::new(disk),
+                meta: meta.clone(),
+                clock: clock.clone(),
+                garbage_age_ms: limits.garbage_age_ms,
+            }));
+            (Spread::shared(objects.clone(), peers, stop), Some(objects))
+        }
+    };
     let parts = Parts {
         blobs: Arc::new(blobs.clone()),
         meta: meta.clone(),
-        limits: Limits::default(),
-        clock: Arc::new(Time(clock)),
+        limits,
+        clock,
         authorise: Arc::new(Permissions),
     };
     let registry = Registry::open(parts).await.map_err(|e| {
@@ -92,7 +116,28 @@ pub(crate) async fn open(
         registry,
         blobs,
         meta,
+        objects,
     })
+}
+
+/// Sweeps the bucket once a day until told to stop.
+pub(crate) async fn sweep(
+    objects: Arc<Objects>,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        match objects.sweep(clock()).await {
+            Ok(swept) => tracing::info!(?swept, "the registry's bucket was swept"),
+            Err(error) => {
+                tracing::warn!(%error, "the registry's bucket could not be swept; it is tried again tomorrow")
+            }
+        }
+    }
 }
 
 /// Collects garbage until told to stop.

@@ -282,7 +282,10 @@ impl Starting {
             (self.replica.clone(), self.replica.clone());
         let peers = blobs::Peers::new(self.replica.clone(), runners.clone());
         let store = registry::open(
-            &self.data.path().join("registry"),
+            (
+                &self.data.path().join("registry"),
+                self.config.registry_storage.as_deref(),
+            ),
             (peers, stop.clone()),
             propose.clone(),
             views.clone(),
@@ -368,6 +371,9 @@ impl Starting {
         tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(blobs::heal(store.blobs, store.meta, stop.clone()));
         tasks.spawn(registry::collect(registry, clock.clone(), stop.clone()));
+        if let Some(objects) = store.objects {
+            tasks.spawn(registry::sweep(objects, clock.clone(), stop.clone()));
+        }
         let shown = Shown {
             resolver,
             clients,

@@ -16,6 +16,7 @@ mod durability;
 mod first_steps;
 mod kubectl;
 mod registry_clients;
+mod registry_storage;
 mod rollout;
 mod runners;
 mod samples;

@@ -21,7 +21,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("coracle-server", &["api", "state"]),
     (
         "coracle-scheduler",
-        &["api", "plan", "state", "raft", "server", "registry"],
+        &[
+            "api", "plan", "state", "raft", "server", "registry", "objects",
+        ],
     ),
     ("coracle-engine", &[]),
     ("coracle-proxy", &["route"]),
@@ -30,6 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["api", "agent", "engine", "proxy", "route"],
     ),
     ("coracle-registry", &[]),
+    ("coracle-objects", &["registry"]),
     ("coracle-tests", &["api", "plan", "state", "agent", "route"]),
     ("xtask", &[]),
 ];
