@@ -25,6 +25,7 @@ use crate::outbound::Net;
 use crate::pull::{Images, Pin};
 use crate::volumes::Volumes;
 use code::Known;
+pub(crate) use code::prepare_ahead;
 pub(crate) use writes::WRITES_MAX;
 
 /// What the work needs; shared by all tasks.

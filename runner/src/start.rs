@@ -32,7 +32,7 @@ use crate::replicas::Replicas;
 use crate::tls::BadTls;
 use crate::volumes::Volumes;
 use crate::watch::{self, Target};
-use crate::{drive, feed};
+use crate::{drive, feed, prefetch};
 
 /// Results waiting for the loop; work waits when it is full.
 const RESULTS: usize = 1_024;
@@ -303,6 +303,8 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         backoff_max_ms: settings.backoff_max_ms,
         ..AgentConfig::new(config.name.clone(), facts.ip.to_string())
     });
+    let (local_to, local) = prefetch::channel();
+    tokio::spawn(prefetch::run(tools.clone(), local, stop.background.clone()));
     let (changes_to, changes) = mpsc::channel(POD_CHANGES);
     let target = Target {
         path: "/api/v1/pods".into(),
@@ -314,7 +316,7 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         Performer::new(tools),
         changes,
         results,
-        pods_to_feed,
+        (pods_to_feed, local_to),
         stop.drive.clone(),
     ));
 
