@@ -2,6 +2,7 @@
 //! and take turns case by case (A-B, then B-A), so that drift of the machine hits both alike; the one whose turn it is
 //! not does nothing. Before that, strace counts the syncs of each side.
 
+mod collection;
 mod content;
 mod http;
 mod load;
@@ -126,6 +127,9 @@ pub async fn run(args: &RegistryArgs) -> Result<()> {
         if let Some((unit, weight, outcomes)) = all.get(&name) {
             tell(&name, unit, *weight, outcomes, busy)?;
         }
+    }
+    if wanted("collection") && !args.quick {
+        collection::run(&coracle, &contents, runs).await?;
     }
     if wanted("memory") && !args.quick {
         memory(&systems, &coracle, &contents, runs.min(3)).await?;

@@ -50,23 +50,28 @@ pub struct Registry {
     /// Where it listens.
     pub address: SocketAddr,
     server: Server,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Registry {
     /// Starts one; back when it answers.
     pub async fn start(system: System, coracle: &Path) -> Result<Self> {
+        Self::start_with(system, coracle, &[]).await
+    }
+
+    /// The same with more arguments of `coracle scheduler`; the other side has none.
+    pub async fn start_with(system: System, coracle: &Path, more: &[&str]) -> Result<Self> {
         let scratch = Scratch::new()?;
         let log = scratch.path().join("log");
         let (server, address) = match system {
-            System::Ours => ours(coracle, scratch.path(), &log).await?,
+            System::Ours => ours(coracle, scratch.path(), &log, more).await?,
             System::Docker => docker(&peers::docker_registry()?, scratch.path(), &log)?,
         };
         let mut registry = Self {
             system,
             address,
             server,
-            _scratch: scratch,
+            scratch: scratch,
         };
         registry.wait_ready().await?;
         Ok(registry)
@@ -75,6 +80,16 @@ impl Registry {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.server.pid()
+    }
+
+    /// Blobs of ours on disk.
+    pub fn blobs(&self) -> Result<u64> {
+        let mut count = 0;
+        let root = self.scratch.path().join("data/registry/blobs/sha256");
+        for shard in std::fs::read_dir(root)? {
+            count += std::fs::read_dir(shard?.path())?.count() as u64;
+        }
+        Ok(count)
     }
 
     /// Fails with its last words if it has ended.
@@ -110,7 +125,12 @@ impl Registry {
     }
 }
 
-async fn ours(binary: &Path, dir: &Path, log: &Path) -> Result<(Server, SocketAddr)> {
+async fn ours(
+    binary: &Path,
+    dir: &Path,
+    log: &Path,
+    more: &[&str],
+) -> Result<(Server, SocketAddr)> {
     let data = dir.join("data");
     let mut command = Command::new(binary);
     command
@@ -119,6 +139,7 @@ async fn ours(binary: &Path, dir: &Path, log: &Path) -> Result<(Server, SocketAd
     for flag in ["--api-addr", "--registry-addr", "--raft-addr"] {
         command.args([flag, "127.0.0.1:0"]);
     }
+    command.args(more);
     let mut server = Server::start(command, log)?;
     let until = Instant::now() + READY;
     loop {
