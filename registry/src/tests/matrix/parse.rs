@@ -246,7 +246,7 @@ fn name(text: &str) -> Result<String, String> {
 
 fn limits(text: &str) -> Result<Vec<(String, u64)>, String> {
     text.split_whitespace()
-        .map(|pair| {
+        .map(|pair| -> Result<(String, u64), String> {
             let (key, value) = pair.split_once('=').ok_or("a limit is KEY=NUMBER")?;
             let value = value.parse().map_err(|_| "a limit is KEY=NUMBER")?;
             Ok((key.to_owned(), value))

@@ -313,7 +313,7 @@ impl Story {
             Check::Header(key, want) => {
                 let got = reply.headers.get_all(key).iter().count();
                 same(key, &expand(want)?, reply.header(key))?;
-                same(&format!("times that {key} stands"), &1, &got)
+                same(&format!("times that {key} stands"), &1_usize, &got)
             }
             Check::Like(key, pattern) => {
                 let pattern = expand(pattern)?;
@@ -339,10 +339,10 @@ impl Story {
             Check::Code(code) => {
                 let body = json(reply)?;
                 let errors = body["errors"].as_array().map_or(0, Vec::len);
-                same("number of errors", &1, &errors)?;
+                same("number of errors", &1_usize, &errors)?;
                 same("code", code, body["errors"][0]["code"].as_str().unwrap_or_default())
             }
-            Check::Empty => same("length of the body", &0, &reply.body.len()),
+            Check::Empty => same("length of the body", &0_usize, &reply.body.len()),
             Check::Body(text) => {
                 let want = self.text(text)?;
                 if want == reply.body {

@@ -46,7 +46,7 @@ pub fn sound(asked: &Asked, reply: &Reply) -> Result<(), String> {
     if bodiless {
         expect(length.is_empty(), "a length of no body")?;
     } else if !head && !length.is_empty() {
-        let right = length.parse() == Ok(reply.body.len());
+        let right = length.parse::<usize>() == Ok(reply.body.len());
         expect(right, "Content-Length is not the body's length")?;
     }
     for location in reply.headers.get_all("location") {
@@ -57,7 +57,7 @@ pub fn sound(asked: &Asked, reply: &Reply) -> Result<(), String> {
     if reply.status == StatusCode::OK && asked.method == "GET" {
         let told = reply.header("docker-content-digest");
         if !told.is_empty() {
-            let digest: Digest = told.parse().map_err(|e| format!("{told}: {e}"))?;
+            let digest = told.parse::<Digest>().map_err(|e| format!("{told}: {e}"))?;
             let right = digest.algorithm().digest(&reply.body) == digest;
             expect(right, "Docker-Content-Digest is not the body's digest")?;
         }
