@@ -114,7 +114,9 @@ impl Names {
             (".enc", &|| digest.to_string().replace(':', "%3A")),
             (".sha256", &|| Algorithm::Sha256.digest(&bytes).to_string()),
             (".sha512", &|| Algorithm::Sha512.digest(&bytes).to_string()),
-            (".other", &|| other(self.algorithm).digest(&bytes).to_string()),
+            (".other", &|| {
+                other(self.algorithm).digest(&bytes).to_string()
+            }),
             (".size", &|| bytes.len().to_string()),
             (".last", &|| bytes.len().saturating_sub(1).to_string()),
             (".text", &|| String::from_utf8_lossy(&bytes).into_owned()),
@@ -162,7 +164,9 @@ impl Names {
             "repeat" => {
                 let (times, words) = rest.split_once(' ').ok_or("repeat N WORDS")?;
                 let one = |n: usize| words.replace('#', &n.to_string());
-                Ok(Bytes::from((0..number(times)?).map(one).collect::<String>()))
+                Ok(Bytes::from(
+                    (0..number(times)?).map(one).collect::<String>(),
+                ))
             }
             "image" => self.image(rest),
             "index" => self.index(rest),
@@ -178,7 +182,9 @@ impl Names {
 
     fn descriptors(&self, names: &str, media_type: &str) -> Result<Vec<Value>, String> {
         let names = names.split(',').filter(|name| !name.is_empty());
-        names.map(|name| self.descriptor(name, media_type)).collect()
+        names
+            .map(|name| self.descriptor(name, media_type))
+            .collect()
     }
 
     fn image(&self, words: &str) -> Result<Bytes, String> {
@@ -225,7 +231,10 @@ impl Names {
             manifest.insert("artifactType".to_owned(), Value::from(artifact));
         }
         if let Some(subject) = keys.take("subject") {
-            manifest.insert("subject".to_owned(), self.descriptor(&subject, OCI_MANIFEST)?);
+            manifest.insert(
+                "subject".to_owned(),
+                self.descriptor(&subject, OCI_MANIFEST)?,
+            );
         }
         let mut annotations = Map::new();
         if let Some(note) = keys.take("note") {

@@ -226,14 +226,17 @@ impl Case {
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         let rows = self.steps.iter();
-        rows.filter(|(_, step)| matches!(step, Step::Row(_))).count()
+        rows.filter(|(_, step)| matches!(step, Step::Row(_)))
+            .count()
     }
 }
 
 /// A name: upper-case letters and digits, a letter first.
 pub fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_uppercase())
-        && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -424,9 +427,7 @@ fn check(field: &str) -> Result<Check, String> {
             Ok(Check::Save(name(left.trim())?, header(right)?))
         }
         _ => match (field.split_once(": "), field.split_once(" ~ ")) {
-            (Some((key, value)), None) => {
-                Ok(Check::Header(header(key)?, value.trim().to_owned()))
-            }
+            (Some((key, value)), None) => Ok(Check::Header(header(key)?, value.trim().to_owned())),
             (_, Some((key, value))) => Ok(Check::Like(header(key)?, value.trim().to_owned())),
             (None, None) => Err("not a check".to_owned()),
         },

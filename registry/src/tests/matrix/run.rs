@@ -82,7 +82,10 @@ impl Authorise for ByHeader {
                 "Bearer realm=\"https://auth.example/token\",service=\"r\",scope=\"repository:{}:pull\"",
                 access.repository.map_or("", |name| name.as_str())
             )),
-            _ if access.repository.is_some_and(|name| name.as_str() == hidden) => {
+            _ if access
+                .repository
+                .is_some_and(|name| name.as_str() == hidden) =>
+            {
                 Verdict::Deny("this repository is not for you".to_owned())
             }
             _ => Verdict::Allow,
@@ -177,7 +180,9 @@ impl Story {
                 tag,
             } => {
                 let digest = self.names.digest(name)?;
-                let tag = tag.as_ref().map_or(String::new(), |tag| format!("?tag={tag}"));
+                let tag = tag
+                    .as_ref()
+                    .map_or(String::new(), |tag| format!("?tag={tag}"));
                 let tag = self.names.expand(&tag)?;
                 let uri = format!("/v2/{repository}/manifests/{digest}{tag}");
                 let bytes = self.names.bytes(name)?;
@@ -260,7 +265,10 @@ impl Story {
         }
         let checked = self.check(row, &asked, &reply);
         checked.map_err(|what| {
-            let body: String = String::from_utf8_lossy(&reply.body).chars().take(400).collect();
+            let body: String = String::from_utf8_lossy(&reply.body)
+                .chars()
+                .take(400)
+                .collect();
             format!(
                 "[{}] {} {}: {what}; the answer is {} {:?} {body:?}",
                 row.reference, asked.method, asked.target, reply.status, reply.headers
@@ -279,8 +287,8 @@ impl Story {
             None => Bytes::new(),
         };
         let has = |name: &str| headers.iter().any(|(key, _)| key == name);
-        let sends = request.body.is_some()
-            || matches!(request.method.as_str(), "POST" | "PUT" | "PATCH");
+        let sends =
+            request.body.is_some() || matches!(request.method.as_str(), "POST" | "PUT" | "PATCH");
         if sends && !has("content-length") && !has("transfer-encoding") {
             headers.push(("content-length".to_owned(), body.len().to_string()));
         }
@@ -317,7 +325,7 @@ impl Story {
             }
             Check::Like(key, pattern) => {
                 let pattern = expand(pattern)?;
-                if like(&pattern, reply.header(key)) {
+                if reply.headers.contains_key(key) && like(&pattern, reply.header(key)) {
                     Ok(())
                 } else {
                     Err(format!("{key} is not like {pattern}"))
@@ -328,11 +336,15 @@ impl Story {
                 Some(_) => Err(format!("{key} is there")),
             },
             Check::All(key, want) => {
-                let mut want = want.iter().map(|v| expand(v)).collect::<Result<Vec<_>, _>>()?;
+                let mut want = want
+                    .iter()
+                    .map(|v| expand(v))
+                    .collect::<Result<Vec<_>, _>>()?;
                 want.sort();
                 let got = reply.headers.get_all(key).iter();
-                let mut got: Vec<String> =
-                    got.map(|v| v.to_str().unwrap_or_default().to_owned()).collect();
+                let mut got: Vec<String> = got
+                    .map(|v| v.to_str().unwrap_or_default().to_owned())
+                    .collect();
                 got.sort();
                 same(key, &want, &got)
             }
@@ -340,7 +352,11 @@ impl Story {
                 let body = json(reply)?;
                 let errors = body["errors"].as_array().map_or(0, Vec::len);
                 same("number of errors", &1_usize, &errors)?;
-                same("code", code, body["errors"][0]["code"].as_str().unwrap_or_default())
+                same(
+                    "code",
+                    code,
+                    body["errors"][0]["code"].as_str().unwrap_or_default(),
+                )
             }
             Check::Empty => same("length of the body", &0_usize, &reply.body.len()),
             Check::Body(text) => {
@@ -356,7 +372,10 @@ impl Story {
                 self.pointed(&body, pointer, want.as_deref())
             }
             Check::Digests(want) => {
-                let mut want = want.iter().map(|v| expand(v)).collect::<Result<Vec<_>, _>>()?;
+                let mut want = want
+                    .iter()
+                    .map(|v| expand(v))
+                    .collect::<Result<Vec<_>, _>>()?;
                 want.sort();
                 let body = json(reply)?;
                 let listed = body["manifests"].as_array().ok_or("no manifests")?;
@@ -371,7 +390,9 @@ impl Story {
                 let digest = expand(digest)?;
                 let body = json(reply)?;
                 let listed = body["manifests"].as_array().ok_or("no manifests")?;
-                let entry = listed.iter().find(|entry| entry["digest"] == digest.as_str());
+                let entry = listed
+                    .iter()
+                    .find(|entry| entry["digest"] == digest.as_str());
                 let entry = entry.ok_or_else(|| format!("{digest} is not listed"))?;
                 self.pointed(entry, pointer, want.as_deref())
             }
@@ -381,7 +402,9 @@ impl Story {
                     return Err(format!("there is no {key}"));
                 }
                 if key == "link" {
-                    let target = value.strip_prefix('<').and_then(|rest| rest.split_once('>'));
+                    let target = value
+                        .strip_prefix('<')
+                        .and_then(|rest| rest.split_once('>'));
                     value = target.ok_or("Link is not <target>")?.0;
                 }
                 let value = value.to_owned();

@@ -93,7 +93,10 @@ fn warnings(reply: &Reply) -> Result<(), String> {
         expect(quoted.is_some(), "a warning is 299 - \"text\"")?;
         bytes += text.len();
     }
-    expect(bytes <= WARNING_BYTES_MAX, "more than 4096 bytes of warnings")
+    expect(
+        bytes <= WARNING_BYTES_MAX,
+        "more than 4096 bytes of warnings",
+    )
 }
 
 fn error(reply: &Reply) -> Result<(), String> {
