@@ -112,7 +112,10 @@ mod tests {
 
     #[test]
     fn reads_and_writes() {
-        let (a, b) = (Algorithm::Sha256.digest(b"a"), Algorithm::Sha256.digest(b"b"));
+        let (a, b) = (
+            Algorithm::Sha256.digest(b"a"),
+            Algorithm::Sha256.digest(b"b"),
+        );
         let (tag_a, tag_b) = (etag(&a), etag(&b));
         let weak = format!("W/{tag_a}");
         let both = format!("{tag_b} , {tag_a}");
@@ -121,14 +124,14 @@ mod tests {
         // Header, value, may be read, client has it, may be written over a, over nothing.
         for (name, value, read, has, over, fresh) in [
             (&only, tag_a.as_str(), true, false, true, false),
-            (&only, &tag_b, false, false, false, false),
-            (&only, &both, true, false, true, false),
-            (&only, &weak, false, false, false, false),
+            (&only, tag_b.as_str(), false, false, false, false),
+            (&only, both.as_str(), true, false, true, false),
+            (&only, weak.as_str(), false, false, false, false),
             (&only, "*", true, false, true, false),
-            (&unless, &tag_a, true, true, false, true),
-            (&unless, &tag_b, true, false, true, true),
-            (&unless, &both, true, true, false, true),
-            (&unless, &weak, true, true, false, true),
+            (&unless, tag_a.as_str(), true, true, false, true),
+            (&unless, tag_b.as_str(), true, false, true, true),
+            (&unless, both.as_str(), true, true, false, true),
+            (&unless, weak.as_str(), true, true, false, true),
             (&unless, "*", true, true, false, true),
             (&unless, "", true, false, true, true),
         ] {
@@ -136,8 +139,16 @@ mod tests {
             assert!(!conditions.none());
             assert_eq!(conditions.allow_read(&a).is_ok(), read, "{name} {value}");
             assert_eq!(conditions.names(Some(&a)), has, "{name} {value}");
-            assert_eq!(conditions.allow_write(Some(&a)).is_ok(), over, "{name} {value}");
-            assert_eq!(conditions.allow_write(None).is_ok(), fresh, "{name} {value}");
+            assert_eq!(
+                conditions.allow_write(Some(&a)).is_ok(),
+                over,
+                "{name} {value}"
+            );
+            assert_eq!(
+                conditions.allow_write(None).is_ok(),
+                fresh,
+                "{name} {value}"
+            );
         }
         let lines = conditions(&[(unless.clone(), tag_b.as_str()), (unless, tag_a.as_str())]);
         assert!(lines.names(Some(&a)));

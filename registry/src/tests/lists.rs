@@ -175,31 +175,3 @@ async fn referrers_are_never_404_and_filter_and_page() {
         assert_eq!(rest["manifests"].as_array().unwrap().len(), 2);
     }
 }
-
-#[tokio::test]
-async fn referrers_of_the_fallback_tag_are_listed_too() {
-    let rig = Rig::memory().await;
-    let subject = Algorithm::Sha256.digest(b"subject");
-    let (old, _) = rig.push_image("demo/a", "old", "an old signature").await;
-    let config = rig.push_blob("demo/a", b"{}", Algorithm::Sha256).await;
-    let value = about(&subject, &config, None, "new");
-    let put = rig.put_manifest("demo/a", "new", &value).await.expect(201);
-    let new = put.header("docker-content-digest").to_owned();
-    let entry = |digest: &str| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": "a/old" });
-    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry(&old.to_string()), entry(&new)] });
-    let tag = format!("sha256-{}", subject.hex());
-    rig.put_manifest("demo/a", &tag, &index).await.expect(201);
-    let list = rig
-        .get(&format!("/v2/demo/a/referrers/{subject}"))
-        .await
-        .expect(200)
-        .json();
-    assert_eq!(list["manifests"].as_array().unwrap().len(), 2);
-    let some = rig
-        .get(&format!(
-            "/v2/demo/a/referrers/{subject}?artifactType=a/old"
-        ))
-        .await;
-    let some = some.expect(200).json();
-    assert_eq!(some["manifests"][0]["digest"], old.to_string());
-}

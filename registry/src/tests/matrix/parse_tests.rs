@@ -96,7 +96,7 @@ fn what_is_not_understood_is_an_error() {
         ("999 [end-1]", "not a status"),
         ("200 [end-99]", "not a reference"),
         ("200 []", "not a reference"),
-        ("200 [end-1] | ", "not a check"),
+        ("200 [end-1] | ", "STATUS"),
         ("200 [end-1] | hello", "not a check"),
         ("200 [end-1] | locaton: x", "not a header"),
         ("200 [end-1] | no locaton", "not a header"),
