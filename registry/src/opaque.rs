@@ -46,7 +46,10 @@ mod tests {
 
     #[test]
     fn digests_at_any_depth() {
-        let (one, two) = (Algorithm::Sha256.digest(b"1"), Algorithm::Sha512.digest(b"2"));
+        let (one, two) = (
+            Algorithm::Sha256.digest(b"1"),
+            Algorithm::Sha512.digest(b"2"),
+        );
         let text = format!(
             r#"{{"digest":"{one}","a":[{{"b":{{"digest":"{two}"}}}}],"other":"{one}","c":{{"digest":"latest"}},"d":{{"digest":7}}}}"#
         );

@@ -231,10 +231,7 @@ async fn dispatch(
                 *method,
                 Method::GET | Method::HEAD | Method::PATCH | Method::PUT | Method::DELETE
             ) {
-                return Err(unsupported(
-                    method,
-                    "GET, HEAD, PATCH, PUT, DELETE",
-                ));
+                return Err(unsupported(method, "GET, HEAD, PATCH, PUT, DELETE"));
             }
             call.allow(Action::Push, Some(&name)).await?;
             match *method {

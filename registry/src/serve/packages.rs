@@ -3,9 +3,9 @@
 //! The package `wasi:http` of this domain is then the repository `PREFIX` + `wasi/http`. The prefix's first segment is
 //! the namespace the packages belong to, like that of every repository.
 
+use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::body::Body;
 use http::{Method, StatusCode, header};
 use serde_json::json;
 
@@ -45,7 +45,10 @@ pub(super) fn answer(prefix: &str, request: &Request) -> Response {
 
 /// The name and port the client used: HTTP/2 puts them into the target, HTTP/1 into a header.
 fn host(request: &Request) -> Option<&str> {
-    let target = request.uri().authority().map(|authority| authority.as_str());
+    let target = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
     let header = request.headers().get(header::HOST);
     let host = target.or_else(|| header?.to_str().ok())?;
     let host = host.rsplit('@').next().unwrap_or(host).trim();
