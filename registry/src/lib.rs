@@ -29,12 +29,15 @@ pub mod wasm;
 
 mod body;
 mod collect;
+mod conditions;
 mod links;
 mod listing;
 mod manifests;
+mod opaque;
 mod push;
 mod registry;
 mod serve;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -47,7 +50,7 @@ use jiff::Timestamp;
 pub use collect::Report;
 pub use limits::Limits;
 pub use registry::{Parts, Registry};
-pub use serve::{refuse, router};
+pub use serve::{PACKAGE_PREFIX, refuse, router, router_with_packages};
 
 /// A boxed future: the outward traits are objects and name no runtime.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -8,6 +8,7 @@ use crate::body::Incoming;
 use crate::error::{Code, Error};
 use crate::manifests::Reference;
 use crate::name::{Name, Tag};
+use crate::warnings;
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -61,7 +62,14 @@ pub(super) async fn push(
     let content_type = call.header(header::CONTENT_TYPE);
     let pushed = call
         .registry
-        .put_manifest(name, &reference, &tags, content_type, bytes)
+        .put_manifest(
+            name,
+            &reference,
+            &tags,
+            content_type,
+            bytes,
+            &call.conditions(),
+        )
         .await?;
     // By digest, whatever was pushed: clients print this path's last segment as the digest.
     let mut headers = vec![
@@ -77,6 +85,9 @@ pub(super) async fn push(
     if !tags.is_empty() {
         headers.extend(pushed.tags.iter().map(|tag| (OCI_TAG, tag.to_string())));
     }
+    for warning in warnings::headers(&pushed.warnings) {
+        headers.push((header::WARNING, warning));
+    }
     Ok(empty(StatusCode::CREATED, &headers))
 }
 
@@ -86,7 +97,7 @@ pub(super) async fn delete(
     reference: &str,
 ) -> Result<Response, Error> {
     call.registry
-        .delete_manifest(name, &lookup(reference)?)
+        .delete_manifest(name, &lookup(reference)?, &call.conditions())
         .await?;
     Ok(empty(StatusCode::ACCEPTED, &[]))
 }

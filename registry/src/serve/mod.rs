@@ -6,9 +6,11 @@
 mod blobs;
 mod lists;
 mod manifests;
+mod packages;
 pub(crate) mod path;
 mod uploads;
 
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::Router;
@@ -21,22 +23,32 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::authorise::{Access, Action};
 use crate::body::Incoming;
+use crate::conditions::Conditions;
 use crate::digest::Digest;
 use crate::error::{Code, Error};
 use crate::links::Caller;
 use crate::name::Name;
 use crate::push::Frame;
 use crate::registry::Registry;
+pub use packages::PACKAGE_PREFIX;
 use path::{Query, Target};
 
 /// Old clients look for this before they talk to a registry at all.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// Everything under `/v2`, to be merged into a server or served alone. No body limit of axum applies: bodies are read
-/// here, by the registry's own bounds.
+/// Everything under `/v2`, and the document by which package clients find it, to be merged into a server or served
+/// alone. No body limit of axum applies: bodies are read here, by the registry's own bounds.
 pub fn router(state: Arc<Registry>) -> Router {
+    router_with_packages(state, PACKAGE_PREFIX)
+}
+
+/// The same with another prefix for Wasm packages than [`PACKAGE_PREFIX`]: a namespace and a slash, or nothing.
+pub fn router_with_packages(state: Arc<Registry>, prefix: &str) -> Router {
+    let prefix: Arc<str> = Arc::from(prefix);
+    let packages = move |request: Request| ready(packages::answer(&prefix, &request));
     Router::new()
+        .route(packages::PATH, any(packages))
         .route("/v2", any(serve))
         .route("/v2/", any(serve))
         .route("/v2/{*path}", any(serve))
@@ -135,6 +147,10 @@ impl Call<'_> {
         }
     }
 
+    fn conditions(&self) -> Conditions {
+        Conditions::of(&self.parts.headers)
+    }
+
     fn header(&self, name: HeaderName) -> Option<&str> {
         self.parts.headers.get(name)?.to_str().ok()
     }
@@ -215,7 +231,7 @@ async fn dispatch(
                 *method,
                 Method::GET | Method::HEAD | Method::PATCH | Method::PUT | Method::DELETE
             ) {
-                return Err(unsupported(method, "GET, PATCH, PUT, DELETE"));
+                return Err(unsupported(method, "GET, HEAD, PATCH, PUT, DELETE"));
             }
             call.allow(Action::Push, Some(&name)).await?;
             match *method {

@@ -8,6 +8,7 @@ mod faults;
 mod garbage;
 mod lists;
 mod manifests;
+mod matrix;
 mod sessions;
 mod skopeo;
 mod wire;
