@@ -23,6 +23,7 @@ pub mod meta;
 pub mod name;
 pub mod range;
 pub mod rows;
+pub mod scrub;
 pub mod through;
 pub mod upload;
 pub mod wasm;

@@ -17,6 +17,7 @@ use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::meta::{Meta, Row};
 use crate::rows;
+use crate::scrub::Scrubs;
 use crate::upload::{Note, Upload, UploadId};
 
 /// How often a batch is decided anew after losing a race. Every loss means that somebody else got something done, so a
@@ -54,8 +55,9 @@ pub struct Registry {
     pub(crate) clock: Arc<dyn Clock>,
     authorise: Arc<dyn Authorise>,
     pub(crate) leases: Leases,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) collecting: AsyncMutex<()>,
+    pub(crate) scrubs: Scrubs,
     guards: Vec<RwLock<()>>,
     sessions: Mutex<Sessions>,
 }
@@ -95,8 +97,9 @@ impl Registry {
             limits: parts.limits,
             clock: parts.clock,
             authorise: parts.authorise,
-            counters: Counters::default(),
+            counters: Arc::default(),
             collecting: AsyncMutex::new(()),
+            scrubs: Scrubs::default(),
             guards: (0..GUARDS).map(|_| RwLock::new(())).collect(),
             sessions: Mutex::new(sessions),
         }))

@@ -124,6 +124,11 @@ impl Blobs for Spread {
         self.0.disk.remove(digest)
     }
 
+    /// This member's copy. The next `open` brings a good one from another member.
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
+        self.0.disk.quarantine(digest)
+    }
+
     fn list<'a>(
         &'a self,
         after: Option<&'a Digest>,
