@@ -21,11 +21,13 @@ pub mod limits;
 pub mod manifest;
 pub mod meta;
 pub mod name;
+pub mod quota;
 pub mod range;
 pub mod rows;
 pub mod scrub;
 pub mod through;
 pub mod upload;
+pub mod usage;
 pub mod wasm;
 
 mod body;

@@ -10,6 +10,7 @@
 //! | `holders` | `DIGEST@NAME` | the same links, by digest |
 //! | `referrers` | `NAME@SUBJECT@DIGEST` | the descriptor a referrer list shows |
 //! | `blobs` | `DIGEST` | [`BlobRow`]; touched by every new link |
+//! | `quotas` | `NAMESPACE` | [`QuotaRow`] |
 //!
 //! `@` and `:` cannot stand in a name, so a prefix never runs into a neighbour. The *touched* rows carry a random number,
 //! so that a write always makes a new version: that is what turns "somebody pushed while the collector was looking" into
@@ -44,8 +45,11 @@ pub const REFERRERS: &str = "registry/referrers";
 /// Blobs that are linked somewhere.
 pub const BLOBS: &str = "registry/blobs";
 
+/// Quotas by namespace.
+pub const QUOTAS: &str = "registry/quotas";
+
 /// Every table, for whoever implements [`crate::meta::Meta`].
-pub const TABLES: [&str; 8] = [
+pub const TABLES: [&str; 9] = [
     REPOSITORIES,
     EPOCHS,
     TAGS,
@@ -54,6 +58,7 @@ pub const TABLES: [&str; 8] = [
     HOLDERS,
     REFERRERS,
     BLOBS,
+    QUOTAS,
 ];
 
 /// A repository.
@@ -119,6 +124,13 @@ pub struct BlobRow {
     pub at: Timestamp,
     /// Makes every write a new version.
     pub touch: u64,
+}
+
+/// What a namespace may hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaRow {
+    /// Bytes.
+    pub bytes: u64,
 }
 
 /// Key of a tag.

@@ -8,6 +8,7 @@ mod faults;
 mod garbage;
 mod lists;
 mod manifests;
+mod quota;
 mod scrub;
 mod sessions;
 mod skopeo;
