@@ -1,4 +1,4 @@
-//! The collector: [`crate::garbage`] decides, this removes, while pushes go on.
+//! The collector: [`crate::retention`] and [`crate::garbage`] decide, this removes, while pushes go on.
 //!
 //! Every removal is one batch whose preconditions repeat what the decision relied on, made under the digest's guard and
 //! after a look at the promises. A push that came in between has touched a row, so the batch fails and the thing stays.
@@ -25,10 +25,23 @@ const ROUNDS_MAX: usize = 3;
 /// How long the collector waits, and pushes behind it, for pushes of the same digest to end.
 const GUARD_WAIT: Duration = Duration::from_secs(1);
 
+/// Tags, and manifests, that a report names; more are counted.
+pub const REMOVED_NAMED_MAX: usize = 1_000;
+
 /// What one run did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
+    /// Tags that a retention policy let go.
+    pub tags_removed: usize,
+    /// The first [`REMOVED_NAMED_MAX`] of them, as `REPOSITORY:TAG`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Manifests that a retention policy let go.
+    pub manifests_removed: usize,
+    /// The first [`REMOVED_NAMED_MAX`] of them, as `REPOSITORY@DIGEST`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<String>,
     /// Blob links removed from repositories.
     pub links_removed: usize,
     /// Blobs removed from the store.
@@ -67,8 +80,11 @@ impl Run {
         self.gone.get(table).is_some_and(|keys| keys.contains(key))
     }
 
-    /// Counts a row as gone.
+    /// Counts a row as gone in a dry run; in others it is.
     pub(crate) fn take(&mut self, table: &'static str, key: String) {
+        if !self.dry {
+            return;
+        }
         self.gone.entry(table).or_default().insert(key);
     }
 }
@@ -83,6 +99,7 @@ impl Registry {
     }
 
     async fn collect_all(&self, run: &mut Run) -> Result<(), Error> {
+        self.collect_retired(run).await?;
         self.collect_links(run).await?;
         self.collect_blobs(run).await?;
         self.collect_files(run).await
@@ -98,6 +115,13 @@ impl Registry {
         self.counters
             .blobs_collected
             .add(report.blobs_removed as u64);
+        if report.tags_removed + report.manifests_removed > 0 {
+            tracing::info!(
+                tags = report.tags_removed,
+                manifests = report.manifests_removed,
+                "retention policies let go"
+            );
+        }
         if report.links_removed + report.blobs_removed > 0 {
             tracing::info!(
                 links = report.links_removed,

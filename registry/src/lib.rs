@@ -23,6 +23,7 @@ pub mod meta;
 pub mod name;
 pub mod quota;
 pub mod range;
+pub mod retention;
 pub mod rows;
 pub mod scrub;
 pub mod through;

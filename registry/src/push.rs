@@ -253,7 +253,9 @@ impl Registry {
             Err(refusal) => return Err(self.give_up(id, upload, None, refusal, &name).await),
         };
         // The whole of it at once if its length is known: nothing is received that cannot stay.
-        let coming = upload.offset() + frame.length.unwrap_or_default();
+        let coming = upload
+            .offset()
+            .saturating_add(frame.length.unwrap_or_default());
         self.quota_room(&name, id, upload, coming).await?;
         self.quota.holds(namespace(&name), id, upload.offset());
         let mut gathered = BytesMut::new();
@@ -307,7 +309,7 @@ impl Registry {
         bytes: u64,
     ) -> Result<(), Error> {
         let room = self.quota_upload(name, id, bytes).await;
-        if room.is_err() {
+        if room.as_ref().is_err_and(|error| error.code == Code::Denied) {
             self.drop_failed(id, upload).await;
         }
         room

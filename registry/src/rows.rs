@@ -11,6 +11,7 @@
 //! | `referrers` | `NAME@SUBJECT@DIGEST` | the descriptor a referrer list shows |
 //! | `blobs` | `DIGEST` | [`BlobRow`]; touched by every new link |
 //! | `quotas` | `NAMESPACE` | [`QuotaRow`] |
+//! | `retention` | `NAME` | [`crate::retention::Policy`] |
 //!
 //! `@` and `:` cannot stand in a name, so a prefix never runs into a neighbour. The *touched* rows carry a random number,
 //! so that a write always makes a new version: that is what turns "somebody pushed while the collector was looking" into
@@ -48,8 +49,11 @@ pub const BLOBS: &str = "registry/blobs";
 /// Quotas by namespace.
 pub const QUOTAS: &str = "registry/quotas";
 
+/// Retention policies by name.
+pub const RETENTION: &str = "registry/retention";
+
 /// Every table, for whoever implements [`crate::meta::Meta`].
-pub const TABLES: [&str; 9] = [
+pub const TABLES: [&str; 10] = [
     REPOSITORIES,
     EPOCHS,
     TAGS,
@@ -59,6 +63,7 @@ pub const TABLES: [&str; 9] = [
     REFERRERS,
     BLOBS,
     QUOTAS,
+    RETENTION,
 ];
 
 /// A repository.

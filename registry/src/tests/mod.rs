@@ -9,6 +9,7 @@ mod garbage;
 mod lists;
 mod manifests;
 mod quota;
+mod retention;
 mod scrub;
 mod sessions;
 mod skopeo;
