@@ -3,13 +3,16 @@
 //! [`Spread`] stands between the registry and this member's disk. A finished blob is streamed to the other members, and
 //! `finish` returns when a majority of the voters has it on disk: that is what a `201` promises. A blob that is asked for
 //! and is not here is fetched from a member that has it, its digest verified on the way. [`serve`] is the other end of
-//! both, and [`heal`] brings what was missed while a member was away. A single member pays for none of this.
+//! both, and [`heal`] brings what was missed while a member was away. A single member pays for none of this. [`scrub`] looks
+//! for rot once a day, and [`admin`] is how an administrator asks for that, for a collection, and for what is used.
 
+mod admin;
 mod copies;
 mod fetch;
 mod heal;
 mod peers;
 mod receive;
+mod scrub;
 mod serve;
 
 use std::sync::Arc;
@@ -21,8 +24,10 @@ use coracle_registry::digest::Digest;
 use coracle_registry::upload::UploadId;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use admin::{Admin, router as admin_router};
 pub(crate) use heal::heal;
 pub(crate) use peers::Peers;
+pub(crate) use scrub::scrub;
 pub(crate) use serve::{Local, router};
 
 use fetch::{Fetches, Found};
