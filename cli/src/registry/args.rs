@@ -92,7 +92,8 @@ pub struct ListArgs {
 /// `coracle registry quota set`.
 #[derive(Args, Clone, Debug)]
 pub struct QuotaSetArgs {
-    /// The namespace: the first segment of repositories' names. (Not named `namespace`, which the flag is.)
+    // Not called `namespace`: so is the flag of every command.
+    /// The namespace: the first segment of its repositories' names.
     #[arg(value_name = "NAMESPACE")]
     pub of: String,
     /// Bytes, such as 10Gi or 500M, or `none`.

@@ -118,8 +118,9 @@ impl Admin {
             ("POST", ["local", "gc"]) => self.collect_here(false).await,
             ("POST", ["local", "scrub"]) => self.begin_scrub(&body),
             ("GET", ["local", "scrub"]) => self.scrub_status(),
-            (_, ["quotas", ..]) => self.quotas(&method, &path[1..], &body).await,
-            (_, ["retention", ..]) => self.retention(&method, &path[1..], body).await,
+            // The rest is a name. One with a slash in it is none, which the registry says best.
+            (_, ["quotas", name @ ..]) => self.quotas(&method, &name.join("/"), &body).await,
+            (_, ["retention", name @ ..]) => self.retention(&method, &name.join("/"), body).await,
             _ => Err(unknown(&method, &path.join("/"))),
         }
     }
@@ -179,18 +180,18 @@ impl Admin {
     async fn quotas(
         &self,
         method: &Method,
-        path: &[&str],
+        namespace: &str,
         body: &Value,
     ) -> Result<Value, ApiError> {
-        match (method.as_str(), path) {
-            ("GET", []) => {}
-            ("PUT", [namespace]) => {
+        match (method.as_str(), namespace) {
+            ("GET", "") => {}
+            ("PUT", _) => {
                 let bytes = number(body, "bytes")?
                     .ok_or_else(|| ApiError::bad_request("bytes: is required"))?;
                 let set = self.registry.set_quota(namespace, Some(bytes));
                 set.await.map_err(refused)?;
             }
-            ("DELETE", [namespace]) => {
+            ("DELETE", _) => {
                 let set = self.registry.set_quota(namespace, None);
                 set.await.map_err(refused)?;
             }
@@ -200,21 +201,16 @@ impl Admin {
         Ok(json!({"quotas": encoded(&quotas)?}))
     }
 
-    async fn retention(
-        &self,
-        method: &Method,
-        path: &[&str],
-        body: Value,
-    ) -> Result<Value, ApiError> {
-        match (method.as_str(), path) {
-            ("GET", []) => {}
-            ("PUT", [name]) => {
+    async fn retention(&self, method: &Method, name: &str, body: Value) -> Result<Value, ApiError> {
+        match (method.as_str(), name) {
+            ("GET", "") => {}
+            ("PUT", _) => {
                 let policy: Policy = serde_json::from_value(body)
                     .map_err(|e| ApiError::bad_request(format!("the policy: {e}")))?;
                 let set = self.registry.set_policy(name, &policy);
                 set.await.map_err(refused)?;
             }
-            ("DELETE", [name]) => {
+            ("DELETE", _) => {
                 if !self.registry.remove_policy(name).await.map_err(refused)? {
                     let message = format!(
                         "E_REGISTRY_POLICY: there is no retention policy {name}; `coracle registry retention get` shows those there are"
