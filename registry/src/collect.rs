@@ -32,6 +32,8 @@ pub const REMOVED_NAMED_MAX: usize = 1_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
+    /// Uploads dropped because nobody had asked for them for too long. (A dry run does not look for them.)
+    pub uploads_expired: usize,
     /// Tags that a retention policy let go.
     pub tags_removed: usize,
     /// The first [`REMOVED_NAMED_MAX`] of them, as `REPOSITORY:TAG`.
@@ -110,6 +112,7 @@ impl Registry {
     pub async fn collect(&self, now: Timestamp) -> Result<Report, Error> {
         let _one = self.collecting.lock().await;
         let mut run = Run::new(now, false);
+        run.report.uploads_expired = self.expire_uploads(now).await?;
         self.collect_all(&mut run).await?;
         let report = run.report;
         self.counters

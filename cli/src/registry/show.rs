@@ -90,6 +90,7 @@ pub fn gc(answer: &Value, dry: bool) -> String {
         "TAGS",
         "MANIFESTS",
         "LINKS",
+        "UPLOADS",
         "BLOBS",
         "BYTES",
         "IN USE",
@@ -103,6 +104,7 @@ pub fn gc(answer: &Value, dry: bool) -> String {
             number(&report["tagsRemoved"]),
             number(&report["manifestsRemoved"]),
             number(&report["linksRemoved"]),
+            number(&report["uploadsExpired"]),
             number(&report["blobsRemoved"]),
             bytes(&report["bytesRemoved"]),
             number(&report["promised"]),
@@ -244,15 +246,15 @@ mod tests {
         );
         let done = json!({"members": [
             {"member": "a", "report": {"tagsRemoved": 1, "tags": ["demo/a:v1"], "manifestsRemoved": 0,
-                "linksRemoved": 2, "blobsRemoved": 1, "bytesRemoved": 10, "promised": 0, "conflicts": 0}},
+                "linksRemoved": 2, "uploadsExpired": 0, "blobsRemoved": 1, "bytesRemoved": 10, "promised": 0, "conflicts": 0}},
             {"member": "b", "error": "no connection"},
         ]});
         assert_eq!(
             gc(&done, true),
             "would be removed (dry run):\n\
-             MEMBER   TAGS   MANIFESTS   LINKS   BLOBS   BYTES   IN USE   CONFLICTS\n\
-             a        1      0           2       1       10 B    0        0\n\
-             b        -      -           -       -       -       -        -\n\
+             MEMBER   TAGS   MANIFESTS   LINKS   UPLOADS   BLOBS   BYTES   IN USE   CONFLICTS\n\
+             a        1      0           2       0         1       10 B    0        0\n\
+             b        -      -           -       -         -       -       -        -\n\
              would remove demo/a:v1\n"
         );
         let blob = json!({"digest": "sha256:aa", "size": 3, "repositories": ["demo/a", "demo/b"]});
