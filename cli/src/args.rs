@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::backup::args::BackupCommand;
 use crate::ca::CaCommand;
+use crate::registry::args::RegistryCommand;
 
 /// Coracle runs WebAssembly components as Kubernetes runs containers: one binary is a whole cluster.
 #[derive(Parser)]
@@ -58,6 +59,9 @@ pub enum Command {
     /// Save, check and restore the cluster's state.
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Show what the cluster's registry holds, and look after it: collection, scrub, quotas, retention.
+    #[command(subcommand)]
+    Registry(RegistryCommand),
     /// Show and rotate the cluster's certificate authority.
     #[command(subcommand)]
     Ca(CaCommand),

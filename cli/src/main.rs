@@ -17,6 +17,7 @@ mod misc;
 mod objects;
 mod print;
 mod progress;
+mod registry;
 mod role;
 mod run;
 mod runjson;
@@ -84,6 +85,7 @@ async fn dispatch(command: Command) -> Result<u8> {
         Command::Members(args) => members::members(args).await?,
         Command::Ca(command) => ca::ca(command).await?,
         Command::Backup(command) => backup::backup(command).await?,
+        Command::Registry(command) => registry::registry(command).await?,
         Command::Version(args) => misc::version(args).await?,
         Command::CompileChild { .. } => {}
     }

@@ -21,10 +21,14 @@ pub mod limits;
 pub mod manifest;
 pub mod meta;
 pub mod name;
+pub mod quota;
 pub mod range;
+pub mod retention;
 pub mod rows;
+pub mod scrub;
 pub mod through;
 pub mod upload;
+pub mod usage;
 pub mod wasm;
 
 mod body;

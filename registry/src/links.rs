@@ -11,6 +11,7 @@ use crate::meta::{Change, MetaError, Precondition, Write};
 use crate::name::Name;
 use crate::registry::{CONFLICTS_MAX, Registry};
 use crate::rows::{self, BLOBS, BlobRow, EPOCHS, HOLDERS, LINKS, LinkRow, Touch};
+use crate::usage::namespace;
 
 /// Repositories looked at for a mount without `from`: the first few holders are as good as all.
 const MOUNT_HOLDERS_MAX: usize = 16;
@@ -176,6 +177,7 @@ impl Registry {
             if self.intact(digest, link.size).await?.is_none() {
                 return Ok(false);
             }
+            self.quota_link(name, digest, link.size).await?;
             let mut writes = self.link_rows(name, digest, link.size)?;
             for write in &mut writes {
                 // A mount brings no bytes, so it may only touch a blob that is still there.
@@ -184,7 +186,10 @@ impl Registry {
                 }
             }
             match self.meta.batch(writes).await {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    self.quota.linked(namespace(name), None, link.size);
+                    return Ok(true);
+                }
                 Err(MetaError::Conflict { .. }) => continue,
                 Err(error) => return Err(error.into()),
             }

@@ -21,6 +21,7 @@ use crate::rows::{
     Repository, TAGS, TagRow, Touch,
 };
 use crate::through::is_mirror;
+use crate::usage::namespace;
 
 /// References of one manifest looked up at once.
 const CHECKS_AT_ONCE: usize = 16;
@@ -169,6 +170,7 @@ impl Registry {
             }
         };
 
+        self.quota_link(name, &digest, body.len() as u64).await?;
         let _guard = self.guard(&digest).read().await;
         let mut stored = false;
         for _ in 0..CONFLICTS_MAX {
@@ -195,6 +197,7 @@ impl Registry {
             match self.meta.batch(writes).await {
                 Ok(()) => {
                     self.counters.manifests_pushed.add(1);
+                    self.quota.linked(namespace(name), None, size);
                     tracing::info!(repository = %name, %reference, %digest, "manifest pushed");
                     // The manifest is there whatever becomes of this.
                     let warnings = self.warnings(name, &facts).await.unwrap_or_else(|error| {

@@ -335,6 +335,12 @@ impl Starting {
         }
 
         let registry = store.registry;
+        let administered = blobs::Admin {
+            registry: registry.clone(),
+            spread: store.blobs.clone(),
+            clock: clock.clone(),
+            stop: stop.clone(),
+        };
         let copies = blobs::Local::new(store.blobs.disk().clone(), registry.clone());
         let upstreams = self.config.registry_upstreams.clone();
         let replica = self.replica.clone();
@@ -345,7 +351,8 @@ impl Starting {
         let router = coracle_server::router(context)
             .merge(images.clone())
             .merge(holders::router(self.replica.clone()))
-            .merge(blobs::router(copies));
+            .merge(blobs::router(copies))
+            .merge(blobs::admin_router(administered));
         let serving = coracle_server::serve(api, tls, router, stop.clone());
         tasks.spawn(async move {
             if let Err(error) = serving.await {
@@ -370,6 +377,7 @@ impl Starting {
         }
         tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(blobs::heal(store.blobs, store.meta, stop.clone()));
+        tasks.spawn(blobs::scrub(registry.clone(), stop.clone()));
         tasks.spawn(registry::collect(registry, clock.clone(), stop.clone()));
         if let Some(objects) = store.objects {
             tasks.spawn(registry::sweep(objects, clock.clone(), stop.clone()));

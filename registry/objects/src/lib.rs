@@ -18,6 +18,7 @@
 
 mod address;
 mod put;
+mod quarantine;
 mod sweep;
 
 #[cfg(test)]
@@ -292,6 +293,10 @@ impl Blobs for Objects {
 
     fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
         Box::pin(self.remove_old(digest))
+    }
+
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
+        Box::pin(self.set_aside(digest))
     }
 
     fn list<'a>(

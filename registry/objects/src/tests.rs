@@ -279,6 +279,27 @@ impl Meta for Stale {
 }
 
 #[tokio::test]
+async fn a_damaged_object_is_set_aside_until_it_is_pushed_again() {
+    let rig = Rig::new();
+    let objects = rig.member();
+    let what = bytes(1000, 1);
+    let digest = store(&objects, &what).await;
+    assert!(!objects.quarantine(&digest).await.unwrap(), "it is sound");
+    let (place, _) = objects.place(&digest).await.unwrap().unwrap();
+    let key = objects.key(&digest, &place.generation);
+    let mut damaged = what.to_vec();
+    damaged[500] ^= 1;
+    rig.bucket.put(&key, damaged.into()).await.unwrap();
+    let other = rig.member();
+    assert!(other.quarantine(&digest).await.unwrap());
+    assert!(!other.quarantine(&digest).await.unwrap(), "once");
+    assert!(load(&objects, &digest, None).await.is_none());
+    assert_eq!(rig.objects().await, 1, "it is kept for whoever looks");
+    store(&objects, &what).await;
+    assert_eq!(load(&other, &digest, None).await.unwrap(), what);
+}
+
+#[tokio::test]
 async fn orphans_go_when_nobody_can_name_them_any_more() {
     let rig = Rig::new();
     let objects = rig.member();

@@ -4,13 +4,16 @@
 //! `finish` returns when a majority of the voters has it on disk: that is what a `201` promises. A blob that is asked for
 //! and is not here is fetched from a member that has it, its digest verified on the way. [`serve`] is the other end of
 //! both, and [`heal`] brings what was missed while a member was away. A single member pays for none of this, nor do members
-//! that share object storage: what one of them has stored there all have.
+//! that share object storage: what one of them has stored there all have. [`scrub`] looks for rot once a day, and [`admin`]
+//! is how an administrator asks for that, for a collection, and for what is used.
 
+mod admin;
 mod copies;
 mod fetch;
 mod heal;
 mod peers;
 mod receive;
+mod scrub;
 mod serve;
 
 use std::sync::Arc;
@@ -22,8 +25,10 @@ use coracle_registry::digest::Digest;
 use coracle_registry::upload::UploadId;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use admin::{Admin, router as admin_router};
 pub(crate) use heal::heal;
 pub(crate) use peers::Peers;
+pub(crate) use scrub::scrub;
 pub(crate) use serve::{Local, router};
 
 use fetch::{Fetches, Found};
@@ -140,6 +145,11 @@ impl Blobs for Spread {
     /// Removes it here: every member's collector removes its own.
     fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
         self.0.disk.remove(digest)
+    }
+
+    /// This member's copy. The next `open` brings a good one from another member.
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
+        self.0.disk.quarantine(digest)
     }
 
     fn list<'a>(
