@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::backup::Schedule;
 use crate::leases::LeaseDurability;
 use crate::pki::Lives;
+use crate::registry::Garbage;
 
 /// What a scheduler is started with. [`SchedulerConfig::new`] has the defaults of DESIGN section 7.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub struct SchedulerConfig {
     pub insecure_registry: bool,
     /// Registries outside, `HOST` or `HOST:PORT`, that the registry may pull through (`?ns=HOST`); none by default.
     pub registry_upstreams: Vec<String>,
+    /// What the registry's collector takes, and how often it looks.
+    pub registry_garbage: Garbage,
     /// Where other members reach this one's log. Port 0 takes a free one and keeps it.
     pub raft_addr: SocketAddr,
     /// Host name or IP that others reach the API and the log at; `None`: the listening addresses. Needed if `raft_addr`
@@ -65,6 +68,7 @@ impl SchedulerConfig {
             registry_addr: Some((Ipv4Addr::LOCALHOST, 5000).into()),
             insecure_registry: false,
             registry_upstreams: Vec::new(),
+            registry_garbage: Garbage::default(),
             raft_addr: (Ipv4Addr::LOCALHOST, 2380).into(),
             advertise: None,
             join: None,

@@ -21,6 +21,24 @@ use crate::meta::ReplicatedMeta;
 /// How often unreferenced blobs are looked for. Nothing younger than an hour is taken, so more often finds little more.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
+/// What the collector takes, and how often it looks. Tests make both short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Garbage {
+    /// Age in milliseconds below which nothing is taken; a promise to a client lasts as long.
+    pub age_ms: i64,
+    /// Time from the end of one pass to the next one; more than 0.
+    pub every: Duration,
+}
+
+impl Default for Garbage {
+    fn default() -> Self {
+        Self {
+            age_ms: Limits::default().garbage_age_ms,
+            every: COLLECT_EVERY,
+        }
+    }
+}
+
 /// Put into requests of the plain listener: whoever reaches it may do everything (see `E_REGISTRY_OPEN`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plain;
@@ -71,6 +89,7 @@ pub(crate) async fn open(
     propose: Arc<dyn Propose>,
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    garbage_age_ms: i64,
 ) -> Result<Store, StartError> {
     let disk = disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
     let blobs = Spread::new(Arc::new(disk), peers, stop);
@@ -78,7 +97,10 @@ pub(crate) async fn open(
     let parts = Parts {
         blobs: Arc::new(blobs.clone()),
         meta: meta.clone(),
-        limits: Limits::default(),
+        limits: Limits {
+            garbage_age_ms,
+            ..Limits::default()
+        },
         clock: Arc::new(Time(clock)),
         authorise: Arc::new(Permissions),
     };
@@ -98,19 +120,22 @@ pub(crate) async fn open(
 /// Collects garbage until told to stop.
 pub(crate) async fn collect(
     registry: Arc<Registry>,
+    every: Duration,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     stop: CancellationToken,
 ) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(COLLECT_EVERY) => {}
+            () = tokio::time::sleep(every) => {}
         }
         match registry.collect(clock()).await {
-            Ok(report) if report.blobs_removed > 0 => {
-                tracing::info!(?report, "registry garbage collected")
+            Ok(report) => {
+                if report.blobs_removed > 0 {
+                    tracing::info!(?report, "registry garbage collected");
+                }
+                tracing::debug!("a collection of the registry has ended");
             }
-            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(error = %error.message, "registry garbage collection did not finish; it is tried again later")
             }
