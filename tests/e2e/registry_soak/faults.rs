@@ -216,7 +216,7 @@ impl Nemesis {
                 continue;
             }
             let at = self.rng.random_range(0..target.len()) as u64;
-            let bit = 1 << self.rng.random_range(0..8);
+            let bit = 1u8 << self.rng.random_range(0..8u32);
             let path = self.members[member].file(target.digest());
             let call = shared.recorder.now();
             // Not there: deleted, collected, or not yet copied to this member.

@@ -79,13 +79,13 @@ fn members(dir: &std::path::Path, n: usize) -> Vec<Member> {
         age: AGE,
         every: EVERY,
     };
-    let mut all: Vec<Member> = (0..n).map(|i| Member::new(i, dir, garbage)).collect();
-    all[0].spawn(&[]);
-    all[0].ready();
-    for i in 1..n {
-        let join = all[0].join_args();
-        all[i].spawn(&join);
-        all[i].ready();
+    let mut all: Vec<Member> = Vec::new();
+    for i in 0..n {
+        let mut member = Member::new(i, dir, garbage);
+        let join = all.first().map(Member::join_args);
+        member.spawn(&join.unwrap_or_default());
+        member.ready();
+        all.push(member);
     }
     all[0].wait_voters(n);
     all

@@ -66,7 +66,10 @@ pub fn judge(history: &History, age: At) -> Vec<Violation> {
             .iter()
             .any(|(from, to)| t.call <= *to && *from <= t.ret);
         if !excused {
-            let text = format!("Unserved while nothing was broken: {t:?}");
+            let text = format!(
+                "Unserved while nothing was broken: member {}, {} to {}: {}",
+                t.member, t.call, t.ret, t.what
+            );
             let kind = Kind::Unserved;
             bad.push(Violation { kind, text });
         }
