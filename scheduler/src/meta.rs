@@ -113,6 +113,14 @@ impl Meta for ReplicatedMeta {
         Box::pin(std::future::ready(Ok(rows)))
     }
 
+    fn fresh(&self) -> BoxFuture<'_, Result<(), MetaError>> {
+        Box::pin(async {
+            let view = self.views.fresh().await;
+            view.map(drop)
+                .map_err(|e| MetaError::Unavailable(e.to_string()))
+        })
+    }
+
     fn batch(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), MetaError>> {
         Box::pin(self.write(writes))
     }
