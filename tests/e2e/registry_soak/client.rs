@@ -487,7 +487,7 @@ impl Client {
                 if length != Some(blob.len) {
                     self.odd("HEAD with another length", &heard);
                 }
-                let until = Until::At(heard.call.saturating_add(self.shared.age));
+                let until = Until::At(heard.call.saturating_add(self.shared.promise()));
                 self.note(&heard, key.clone(), Act::Saw(digest.clone()));
                 self.note(&heard, key, Act::Keep(until));
                 self.gate("after a HEAD");

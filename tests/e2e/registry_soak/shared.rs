@@ -113,6 +113,14 @@ impl Shared {
         }
     }
 
+    /// How long a HEAD's promise holds: on several members their collectors may have heard of an earlier one.
+    pub fn promise(&self) -> At {
+        match self.addresses.len() {
+            1 => self.age,
+            _ => self.age / 4 * 3,
+        }
+    }
+
     pub fn is_up(&self, member: usize) -> bool {
         self.up[member].load(Ordering::SeqCst)
     }
