@@ -117,7 +117,7 @@ fn soak(name: &str, n: usize) {
         passes,
         nanos(AGE),
         // In a short run they must all be met.
-        if ops > OPS { 0.04 } else { 0.12 },
+        if ops > OPS { 0.1 } else { 0.2 },
     ));
     let mut nemesis = Nemesis {
         shared: shared.clone(),
