@@ -512,7 +512,7 @@ impl Client {
         match heard.status() {
             200 => {
                 self.note(&heard, key, Act::Saw(digest.clone()));
-                Some(self.compare(&heard, digest, is(heard.body(), digest), false))
+                Some(self.compare(&heard, digest, is(heard.body(), digest), Act::Wrong))
             }
             404 => {
                 self.note(&heard, key, Act::Missed);
@@ -526,17 +526,17 @@ impl Client {
     }
 
     /// Writes down wrong bytes; answers whether they are right.
-    fn compare(&self, heard: &Heard, digest: &Digest, right: bool, manifest: bool) -> bool {
+    fn compare(
+        &self,
+        heard: &Heard,
+        digest: &Digest,
+        right: bool,
+        wrong: fn(String) -> Act,
+    ) -> bool {
         if !right {
-            let text = format!("{} bytes that are not {digest}", heard.body().len());
-            let act = match manifest {
-                true => Act::Torn(text),
-                false => Act::Wrong(text),
-            };
-            self.note(heard, Key::Copy(heard.member, digest.clone()), act);
-            self.shared
-                .recorder
-                .count("wrong bytes found by the client");
+            let text = format!("{} bytes that are not of {digest}", heard.body().len());
+            self.note(heard, Key::Copy(heard.member, digest.clone()), wrong(text));
+            self.shared.recorder.count("wrong bytes found by a client");
         }
         right
     }
@@ -557,7 +557,7 @@ impl Client {
             206 => {
                 self.note(&heard, key, Act::Saw(blob.digest.clone()));
                 let right = heard.body() == &blob.bytes()[from..=to];
-                self.compare(&heard, &blob.digest, right, false);
+                self.compare(&heard, &blob.digest, right, Act::Part);
             }
             200 => self.odd("a range was answered with everything", &heard),
             404 => self.note(&heard, key, Act::Missed),
@@ -590,7 +590,7 @@ impl Client {
                 }
                 self.note(&heard, key, Act::Saw(digest.clone()));
                 let right = is(heard.body(), &digest);
-                self.compare(&heard, &digest, right, true)
+                self.compare(&heard, &digest, right, Act::Torn)
                     .then(|| (digest, heard.body().to_vec()))
             }
             404 => {

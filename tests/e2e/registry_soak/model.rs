@@ -55,10 +55,12 @@ pub enum Act {
     Flip,
     /// A copy was written anew.
     Heal,
-    /// A copy's bytes came with a whole answer and were wrong.
+    /// A whole blob came and was wrong.
     Wrong(String),
     /// The same of a manifest.
     Torn(String),
+    /// A part of a blob came and was wrong.
+    Part(String),
 }
 
 /// An act with its interval. An act that was not confirmed (`sure` is false) happened in its interval or not at all.

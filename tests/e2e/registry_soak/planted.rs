@@ -335,7 +335,8 @@ fn registry_soak_judge_finds_lost_blobs_and_knows_the_collector() {
 
 #[test]
 fn registry_soak_judge_finds_wrong_bytes_and_knows_turned_bits() {
-    let wrong = |at| sure(at, at + 1, Act::Wrong("other bytes".into()));
+    let wrong = |at| sure(at, at + 1, Act::Part("other bytes".into()));
+    let whole = |at| sure(at, at + 1, Act::Wrong("other bytes".into()));
     for (what, ops, expected) in [
         ("wrong", vec![wrong(1)], vec![Kind::WrongBytes]),
         (
@@ -347,6 +348,11 @@ fn registry_soak_judge_finds_wrong_bytes_and_knows_turned_bits() {
             "a bit was turned",
             vec![sure(1, 2, Act::Flip), wrong(3)],
             vec![],
+        ),
+        (
+            "a bit was turned, and it was served as good",
+            vec![sure(1, 2, Act::Flip), whole(3)],
+            vec![Kind::WrongBytes],
         ),
         (
             "before a bit was turned",

@@ -2,8 +2,9 @@
 //!
 //! Each key is looked at by itself. A tag or manifest is a register: what was seen must have been written, and nothing
 //! that certainly came later and was certainly over before the look may stand in between. A blob may also be collected,
-//! but not while it is young, promised, or named by a manifest that is there. Wrong bytes are explained by a bit that
-//! was turned on purpose in that very copy and not yet healed, and by nothing else.
+//! but not while it is young, promised, or named by a manifest that is there. A bit that was turned on purpose and not
+//! yet healed explains that a copy is refused or taken for absent, and wrong bytes in a part of a blob, which no digest
+//! covers; nothing explains wrong bytes in a whole answer.
 
 use super::model::{Act, At, Digest, History, Key, Name, Op, Until};
 
@@ -246,10 +247,10 @@ fn deleted(ops: &[Op], p: &Op, op: &Op) -> bool {
 }
 
 fn copy(ops: &[Op], op: &Op) -> Option<Kind> {
-    let kind = match &op.act {
-        Act::Wrong(_) => Kind::WrongBytes,
-        Act::Torn(_) => Kind::TornManifest,
-        _ => return None,
-    };
-    (!turned(ops, op.call, op.ret)).then_some(kind)
+    match &op.act {
+        Act::Wrong(_) => Some(Kind::WrongBytes),
+        Act::Torn(_) => Some(Kind::TornManifest),
+        Act::Part(_) => (!turned(ops, op.call, op.ret)).then_some(Kind::WrongBytes),
+        _ => None,
+    }
 }
