@@ -4,8 +4,8 @@
 //! pushed, everything deleted is gone, and every answer on the way must fit some order of all that was done.
 //!
 //! Needs `gcc`; otherwise the tests say that they are skipped, or fail if `CORACLE_REQUIRE` holds it. Larger runs:
-//! `CORACLE_SOAK_OPS=100000 CORACLE_SOAK_FAULTS=100 cargo test --test e2e registry_soak -- --nocapture
-//! --test-threads=1`; `CORACLE_SOAK_SEED` repeats an order of faults and the clients' tasks.
+//! `CORACLE_SOAK_OPS=100000 CORACLE_SOAK_FAULTS=100 cargo test -p coracle --test e2e registry_soak --
+//! --nocapture --test-threads=1`; `CORACLE_SOAK_SEED` repeats an order of faults and the clients' tasks.
 
 mod client;
 mod faults;
