@@ -156,6 +156,12 @@ pub struct SchedulerAddrs {
     /// Life of the certificates that this member issues, such as 90d [default: 365d]; they are renewed at two thirds.
     #[arg(long, value_name = "DURATION", hide = true)]
     pub certificate_life: Option<String>,
+    /// Age in milliseconds below which the registry collects nothing [default: 3600000].
+    #[arg(long, value_name = "MS", hide = true)]
+    pub registry_gc_age_ms: Option<u64>,
+    /// Milliseconds between two collections of the registry [default: 600000].
+    #[arg(long, value_name = "MS", hide = true)]
+    pub registry_gc_every_ms: Option<u64>,
 }
 
 /// Addresses of a runner.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use coracle_scheduler::{LeaseDurability, Schedule};
+use coracle_scheduler::{Garbage, LeaseDurability, Schedule};
 use serde::Deserialize;
 
 use crate::args::{NodeArgs, RunnerAddrs, SchedulerAddrs};
@@ -34,6 +34,8 @@ pub struct File {
     backup_keep: Option<usize>,
     lease_durability: Option<String>,
     certificate_life: Option<String>,
+    registry_gc_age_ms: Option<u64>,
+    registry_gc_every_ms: Option<u64>,
     ingress_addr: Option<String>,
     runner_addr: Option<String>,
     join: Option<String>,
@@ -66,6 +68,8 @@ pub struct Settings {
     pub lease_durability: LeaseDurability,
     /// Life of the certificates this member issues.
     pub certificate_life: Option<Duration>,
+    /// What the registry's collector takes, and how often it looks.
+    pub registry_garbage: Garbage,
     /// This member's own backups.
     pub backups: Schedule,
     /// Ingress listener.
@@ -162,6 +166,10 @@ pub fn resolve(
                 .as_ref()
                 .or(file.certificate_life.as_ref()),
         )?,
+        registry_garbage: garbage(
+            scheduler.registry_gc_age_ms.or(file.registry_gc_age_ms),
+            scheduler.registry_gc_every_ms.or(file.registry_gc_every_ms),
+        )?,
         lease_durability: durability(
             scheduler
                 .lease_durability
@@ -197,6 +205,21 @@ fn certificate_life(given: Option<&String>) -> Result<Option<Duration>> {
             format!("--certificate-life {text:?} is no life for a certificate"),
         )
         .fix("write a number with s, m, h or d between 5s and 3650d, such as 90d")),
+    }
+}
+
+/// How the registry's garbage is collected.
+fn garbage(age_ms: Option<u64>, every_ms: Option<u64>) -> Result<Garbage> {
+    let default = Garbage::default();
+    let age_ms = age_ms.map_or(Ok(default.age_ms), i64::try_from);
+    let every = every_ms.map_or(default.every, Duration::from_millis);
+    match age_ms {
+        Ok(age_ms) if !every.is_zero() => Ok(Garbage { age_ms, every }),
+        _ => Err(CliError::new(
+            "E_REGISTRY_GC",
+            "--registry-gc-age-ms or --registry-gc-every-ms is out of bounds",
+        )
+        .fix("write milliseconds: an age of 0 or more, and at least 1 between two collections")),
     }
 }
 

@@ -61,6 +61,7 @@ pub async fn start_scheduler(s: &Settings, raft_addr: std::net::SocketAddr) -> R
         join: s.join.clone(),
         token: s.token.clone(),
         backups: s.backups,
+        registry_garbage: s.registry_garbage,
         lives: Lives {
             leaf: s.certificate_life.unwrap_or(Lives::default().leaf),
             ..Lives::default()

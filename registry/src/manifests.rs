@@ -110,18 +110,26 @@ impl Registry {
         name: &Name,
         reference: &Reference,
     ) -> Result<(Digest, ManifestRow, Row), Error> {
-        let digest = match reference {
-            Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(tag) => {
-                let key = rows::tag_key(name, tag);
-                let row = self.row::<TagRow>(TAGS, &key).await?;
-                row.ok_or_else(|| manifest_unknown(reference))?.0.digest
+        for _ in 0..CONFLICTS_MAX {
+            let digest = match reference {
+                Reference::Digest(digest) => digest.clone(),
+                Reference::Tag(tag) => {
+                    let key = rows::tag_key(name, tag);
+                    let row = self.row::<TagRow>(TAGS, &key).await?;
+                    row.ok_or_else(|| manifest_unknown(reference))?.0.digest
+                }
+            };
+            let key = rows::link_key(name, &digest);
+            match self.row::<ManifestRow>(MANIFESTS, &key).await? {
+                Some((manifest, row)) => return Ok((digest, manifest, row)),
+                None if matches!(reference, Reference::Digest(_)) => {
+                    return Err(manifest_unknown(reference));
+                }
+                // A manifest goes together with its tags, so this tag has moved between the two looks.
+                None => continue,
             }
-        };
-        let key = rows::link_key(name, &digest);
-        let row = self.row::<ManifestRow>(MANIFESTS, &key).await?;
-        let (manifest, row) = row.ok_or_else(|| manifest_unknown(reference))?;
-        Ok((digest, manifest, row))
+        }
+        Err(manifest_unknown(reference))
     }
 
     /// A manifest, opened.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::backup::Schedule;
 use crate::leases::LeaseDurability;
 use crate::pki::Lives;
+use crate::registry::Garbage;
 
 /// What a scheduler is started with. [`SchedulerConfig::new`] has the defaults of DESIGN section 7.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub struct SchedulerConfig {
     /// Bucket that holds the registry's blobs (`s3://`, `gs://`, `az://`), the same one on every member; `None` keeps
     /// them on the members' disks. Credentials come from the environment.
     pub registry_storage: Option<String>,
+    /// What the registry's collector takes, and how often it looks.
+    pub registry_garbage: Garbage,
     /// Where other members reach this one's log. Port 0 takes a free one and keeps it.
     pub raft_addr: SocketAddr,
     /// Host name or IP that others reach the API and the log at; `None`: the listening addresses. Needed if `raft_addr`
@@ -69,6 +72,7 @@ impl SchedulerConfig {
             insecure_registry: false,
             registry_upstreams: Vec::new(),
             registry_storage: None,
+            registry_garbage: Garbage::default(),
             raft_addr: (Ipv4Addr::LOCALHOST, 2380).into(),
             advertise: None,
             join: None,

@@ -44,6 +44,7 @@ pub use data::{DataDir, Identity};
 pub use error::StartError;
 pub use leases::LeaseDurability;
 pub use pki::{Lives, NodeIdentity, kubeconfig};
+pub use registry::Garbage;
 pub use scheduler::Scheduler;
 pub use start::start;
 pub use tokens::Role;

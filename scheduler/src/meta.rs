@@ -1,18 +1,12 @@
 //! The registry's metadata over the replicated state: repositories, tags and links are internal tables, so they are in
 //! every snapshot, backup and state hash.
-//!
-//! A client may push through one member and pull through the next, so what was acknowledged anywhere must be seen
-//! everywhere. Rows under a digest say the same whenever they are read: the one that is here is good, and only a miss asks
-//! the leader how far this member must be. What may have moved, tags and lists, asks first. Without a quorum that is "not
-//! available, try again", never "not there". A single member pays nothing for it.
 
 use std::ops::Bound;
 use std::sync::Arc;
 
 use coracle_registry::BoxFuture;
 use coracle_registry::meta::{Change, Meta, MetaError, Precondition, Row, Write};
-use coracle_registry::rows::TAGS;
-use coracle_state::{Command, Expect, Key, Obj, Op, Propose, ProposeError, Refused, View, Views};
+use coracle_state::{Command, Expect, Key, Obj, Op, Propose, ProposeError, Refused, Views};
 
 /// [`Meta`] through the log.
 pub(crate) struct ReplicatedMeta {
@@ -60,7 +54,12 @@ impl ReplicatedMeta {
             .propose
             .propose(commands.collect())
             .await
-            .map_err(failed)?;
+            .map_err(|e| match e {
+                ProposeError::TooLarge { .. } => MetaError::Internal(e.to_string()),
+                ProposeError::NoLeader(_) | ProposeError::Unavailable(_) => {
+                    MetaError::Unavailable(e.to_string())
+                }
+            })?;
         for (write, result) in writes.iter().zip(results) {
             match result {
                 Ok(_) | Err(Refused::Group) => {}
@@ -79,61 +78,18 @@ impl ReplicatedMeta {
     }
 }
 
-impl ReplicatedMeta {
-    /// Every row that was acknowledged before the call, by whichever member.
-    async fn fresh(&self) -> Result<Arc<View>, MetaError> {
-        self.views.fresh().await.map_err(failed)
-    }
-
-    async fn one(&self, name: &'static str, key: &str) -> Result<Option<Row>, MetaError> {
-        let (table, key) = (table(name), Key::new("", key));
-        if name != TAGS
-            && let Some(obj) = self.views.view().get(&table, &key)
-        {
-            return Ok(Some(row(obj)));
-        }
-        Ok(self.fresh().await?.get(&table, &key).map(|o| row(o)))
-    }
-
-    async fn some(
-        &self,
-        name: &'static str,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(String, Row)>, MetaError> {
-        let view = self.fresh().await?;
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(Key::new("", after)),
-            _ => Bound::Included(Key::new("", prefix)),
-        };
-        Ok(view.tables.get(&table(name)).map_or_else(Vec::new, |t| {
-            let range = t.objects.range((from, Bound::Unbounded));
-            range
-                .take_while(|(k, _)| k.name.starts_with(prefix))
-                .take(limit)
-                .map(|(k, o)| (k.name.clone(), row(o)))
-                .collect()
-        }))
-    }
-}
-
-fn failed(e: ProposeError) -> MetaError {
-    match e {
-        ProposeError::TooLarge { .. } => MetaError::Internal(e.to_string()),
-        ProposeError::NoLeader(_) | ProposeError::Unavailable(_) => {
-            MetaError::Unavailable(e.to_string())
-        }
-    }
-}
-
 impl Meta for ReplicatedMeta {
     fn get<'a>(
         &'a self,
         name: &'static str,
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Row>, MetaError>> {
-        Box::pin(self.one(name, key))
+        let found = self
+            .views
+            .view()
+            .get(&table(name), &Key::new("", key))
+            .map(|o| row(o));
+        Box::pin(std::future::ready(Ok(found)))
     }
 
     fn list<'a>(
@@ -143,7 +99,28 @@ impl Meta for ReplicatedMeta {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<(String, Row)>, MetaError>> {
-        Box::pin(self.some(name, prefix, after, limit))
+        let view = self.views.view();
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(Key::new("", after)),
+            _ => Bound::Included(Key::new("", prefix)),
+        };
+        let rows = view.tables.get(&table(name)).map_or_else(Vec::new, |t| {
+            let range = t.objects.range((from, Bound::Unbounded));
+            range
+                .take_while(|(k, _)| k.name.starts_with(prefix))
+                .take(limit)
+                .map(|(k, o)| (k.name.clone(), row(o)))
+                .collect()
+        });
+        Box::pin(std::future::ready(Ok(rows)))
+    }
+
+    fn fresh(&self) -> BoxFuture<'_, Result<(), MetaError>> {
+        Box::pin(async {
+            let view = self.views.fresh().await;
+            view.map(drop)
+                .map_err(|e| MetaError::Unavailable(e.to_string()))
+        })
     }
 
     fn batch(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), MetaError>> {

@@ -24,6 +24,23 @@ const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
 /// How often the bucket is looked through for objects that no row names; they are a day old before they go.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// What the collector takes, and how often it looks. Tests make both short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Garbage {
+    /// Age in milliseconds below which nothing is taken; a promise to a client lasts as long.
+    pub age_ms: i64,
+    /// Time from the end of one pass to the next one; more than 0.
+    pub every: Duration,
+}
+
+impl Default for Garbage {
+    fn default() -> Self {
+        Self {
+            age_ms: Limits::default().garbage_age_ms,
+            every: COLLECT_EVERY,
+        }
+    }
+}
 
 /// Put into requests of the plain listener: whoever reaches it may do everything (see `E_REGISTRY_OPEN`).
 #[derive(Clone, Copy, Debug)]
@@ -77,11 +94,15 @@ pub(crate) async fn open(
     propose: Arc<dyn Propose>,
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    garbage_age_ms: i64,
 ) -> Result<Store, StartError> {
     let disk = disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
     let meta: Arc<dyn Meta> = Arc::new(ReplicatedMeta::new(propose, views));
     let clock: Arc<dyn Clock> = Arc::new(Time(clock));
-    let limits = Limits::default();
+    let limits = Limits {
+        garbage_age_ms,
+        ..Limits::default()
+    };
     let (blobs, objects) = match storage {
         None => (Spread::new(Arc::new(disk), peers, stop), None),
         Some(url) => {
@@ -143,19 +164,22 @@ pub(crate) async fn sweep(
 /// Collects garbage until told to stop.
 pub(crate) async fn collect(
     registry: Arc<Registry>,
+    every: Duration,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     stop: CancellationToken,
 ) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(COLLECT_EVERY) => {}
+            () = tokio::time::sleep(every) => {}
         }
         match registry.collect(clock()).await {
-            Ok(report) if report.blobs_removed > 0 => {
-                tracing::info!(?report, "registry garbage collected")
+            Ok(report) => {
+                if report.blobs_removed > 0 {
+                    tracing::info!(?report, "registry garbage collected");
+                }
+                tracing::debug!("a collection of the registry has ended");
             }
-            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(error = %error.message, "registry garbage collection did not finish; it is tried again later")
             }

@@ -290,6 +290,7 @@ impl Starting {
             propose.clone(),
             views.clone(),
             clock.clone(),
+            self.config.registry_garbage.age_ms,
         )
         .await?;
         let tokens = Arc::new(TokenStore::new(propose, views, clock.clone(), ca.clone()));
@@ -378,7 +379,9 @@ impl Starting {
         tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(blobs::heal(store.blobs, store.meta, stop.clone()));
         tasks.spawn(blobs::scrub(registry.clone(), stop.clone()));
-        tasks.spawn(registry::collect(registry, clock.clone(), stop.clone()));
+        let every = self.config.registry_garbage.every;
+        let collecting = registry::collect(registry, every, clock.clone(), stop.clone());
+        tasks.spawn(collecting);
         if let Some(objects) = store.objects {
             tasks.spawn(registry::sweep(objects, clock.clone(), stop.clone()));
         }

@@ -17,6 +17,7 @@ mod first_steps;
 mod kubectl;
 mod registry_admin;
 mod registry_clients;
+mod registry_soak;
 mod registry_storage;
 mod rollout;
 mod runners;

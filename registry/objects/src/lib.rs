@@ -142,10 +142,8 @@ impl Objects {
 
     /// The same, as new as what any member has acknowledged.
     async fn place_now(&self, digest: &Digest) -> Result<Option<(Place, Row)>, BlobError> {
-        let key = digest.to_string();
-        let rows = self.meta.list(OBJECTS, &key, None, 1).await;
-        let row = rows.map_err(rows_failed)?.pop();
-        self.decoded(row.filter(|(k, _)| *k == key).map(|(_, row)| row))
+        self.meta.fresh().await.map_err(rows_failed)?;
+        self.place(digest).await
     }
 
     fn decoded(&self, row: Option<Row>) -> Result<Option<(Place, Row)>, BlobError> {

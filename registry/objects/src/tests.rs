@@ -1,7 +1,7 @@
 //! The store over a bucket in memory: the contract of `Blobs`, and what two members may do to each other.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use coracle_registry::blobs::{disk, memory};
 use coracle_registry::digest::Algorithm;
@@ -57,6 +57,10 @@ impl Meta for Between {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<(String, Row)>, MetaError>> {
         self.inner.list(table, prefix, after, limit)
+    }
+
+    fn fresh(&self) -> BoxFuture<'_, Result<(), MetaError>> {
+        self.inner.fresh()
     }
 
     fn batch(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), MetaError>> {
@@ -231,36 +235,38 @@ async fn a_reader_with_an_old_row_finds_the_new_object() {
     let what = bytes(10, 1);
     let objects = rig.member();
     let digest = store(&objects, &what).await;
-    let (old, _) = objects.place(&digest).await.unwrap().unwrap();
+    let (_, old) = objects.place(&digest).await.unwrap().unwrap();
     rig.time.pass(AGE_MS);
     assert!(objects.remove(&digest).await.unwrap());
     store(&objects, &what).await;
     // A member whose rows are behind still sees the first one.
     let stale = Stale {
         inner: rig.meta.clone(),
-        row: rows::put(OBJECTS, String::new(), &old).unwrap(),
+        row: old,
+        fresh: AtomicBool::new(false),
     };
     let staging = Arc::new(memory::Memory::new(rig.time.clone()));
     let behind = rig.over(staging, Arc::new(stale));
     assert_eq!(load(&behind, &digest, None).await.unwrap(), what);
 }
 
-/// Single rows are old here, lists are not: what [`Meta`] allows.
+/// Rows are old until they are asked to be fresh: what [`Meta`] allows.
 struct Stale {
     inner: Arc<dyn Meta>,
-    row: Write,
+    row: Row,
+    fresh: AtomicBool,
 }
 
 impl Meta for Stale {
     fn get<'a>(
         &'a self,
-        _table: &'static str,
-        _key: &'a str,
+        table: &'static str,
+        key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Row>, MetaError>> {
-        let meta::Change::Put(value) = self.row.change.clone() else {
-            unreachable!("it was made by rows::put");
-        };
-        Box::pin(std::future::ready(Ok(Some(Row { version: 1, value }))))
+        if self.fresh.load(Ordering::SeqCst) {
+            return self.inner.get(table, key);
+        }
+        Box::pin(std::future::ready(Ok(Some(self.row.clone()))))
     }
 
     fn list<'a>(
@@ -271,6 +277,11 @@ impl Meta for Stale {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<(String, Row)>, MetaError>> {
         self.inner.list(table, prefix, after, limit)
+    }
+
+    fn fresh(&self) -> BoxFuture<'_, Result<(), MetaError>> {
+        self.fresh.store(true, Ordering::SeqCst);
+        self.inner.fresh()
     }
 
     fn batch(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), MetaError>> {

@@ -16,9 +16,9 @@ use crate::range::{self, Wanted};
 
 pub(super) async fn read(call: &Call<'_>, name: &Name, digest: &Digest) -> Result<Response, Error> {
     let opened = if call.parts.method == Method::HEAD {
-        call.registry.promise_blob(name, digest).await?
+        call.found(call.registry.promise_blob(name, digest)).await?
     } else {
-        call.registry.blob(name, digest).await?
+        call.found(call.registry.blob(name, digest)).await?
     };
     send(call, digest, "application/octet-stream", opened)
 }
@@ -28,6 +28,7 @@ pub(super) async fn delete(
     name: &Name,
     digest: &Digest,
 ) -> Result<Response, Error> {
+    call.current().await?;
     call.registry.delete_blob(name, digest).await?;
     Ok(empty(StatusCode::ACCEPTED, &[]))
 }

@@ -25,7 +25,14 @@ fn lookup(reference: &str) -> Result<Reference, Error> {
 }
 
 pub(super) async fn read(call: &Call<'_>, name: &Name, reference: &str) -> Result<Response, Error> {
-    let found = call.registry.manifest(name, &lookup(reference)?).await?;
+    let reference = lookup(reference)?;
+    let found = match &reference {
+        Reference::Tag(_) => {
+            call.current().await?;
+            call.registry.manifest(name, &reference).await?
+        }
+        Reference::Digest(_) => call.found(call.registry.manifest(name, &reference)).await?,
+    };
     blobs::send(call, &found.digest, &found.media_type, found.opened)
 }
 
@@ -60,6 +67,7 @@ pub(super) async fn push(
     }
     let bytes = body.collect(max).await?;
     let content_type = call.header(header::CONTENT_TYPE);
+    call.current().await?;
     let pushed = call
         .registry
         .put_manifest(
@@ -96,6 +104,7 @@ pub(super) async fn delete(
     name: &Name,
     reference: &str,
 ) -> Result<Response, Error> {
+    call.current().await?;
     call.registry
         .delete_manifest(name, &lookup(reference)?, &call.conditions())
         .await?;

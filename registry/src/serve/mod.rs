@@ -12,6 +12,7 @@ mod uploads;
 
 use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -35,6 +36,9 @@ use path::{Query, Target};
 
 /// Old clients look for this before they talk to a registry at all.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+/// How long a read by digest waits for a leader before it is answered from what is here.
+const CURRENT_PATIENCE: Duration = Duration::from_secs(1);
+
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Everything under `/v2`, and the document by which package clients find it, to be merged into a server or served
@@ -149,6 +153,27 @@ impl Call<'_> {
 
     fn conditions(&self) -> Conditions {
         Conditions::of(&self.parts.headers)
+    }
+
+    /// Waits until what is looked up next is as new as any answer that any member has given.
+    async fn current(&self) -> Result<(), Error> {
+        Ok(self.registry.meta.fresh().await?)
+    }
+
+    /// The same before something is read by its digest. Such bytes are right however old the row is that leads to them,
+    /// so they are served without a leader too; only what is not found then is not known to be absent.
+    async fn found<T>(&self, look: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let current = match tokio::time::timeout(CURRENT_PATIENCE, self.current()).await {
+            Ok(current) => current,
+            Err(_) => Err(Error::new(
+                Code::Unavailable,
+                "no leader confirms in time that this is not here: try again",
+            )),
+        };
+        match (look.await, current) {
+            (Err(absent), Err(why)) if absent.status == StatusCode::NOT_FOUND => Err(why),
+            (looked, _) => looked,
+        }
     }
 
     fn header(&self, name: HeaderName) -> Option<&str> {

@@ -49,6 +49,7 @@ pub(super) async fn start(
             Some(text) if !text.is_empty() => Some(text.parse::<Name>()?),
             _ => None,
         };
+        call.current().await?;
         let mounted = registry.mount(name, from.as_ref(), &digest, call.caller());
         if mounted.await? {
             return Ok(created(name, &digest));
