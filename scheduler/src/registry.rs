@@ -1,16 +1,14 @@
-//! The embedded registry: its bytes under `DATA/registry`, its rows in the replicated state, and who may use it.
+//! The embedded registry: its bytes under `DATA/registry`, its rows in the replicated state. (Who may use it: `access`.)
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::Timestamp;
-use coracle_registry::authorise::{Access, Action, Authorise, Verdict};
+use coracle_registry::authorise::Authorise;
 use coracle_registry::blobs::disk;
 use coracle_registry::meta::Meta;
-use coracle_registry::{BoxFuture, Clock, Limits, Parts, Registry};
-use coracle_server::Identity;
-use coracle_server::identity::{MASTERS, MEMBERS, NODES};
+use coracle_registry::{Clock, Limits, Parts, Registry};
 use coracle_state::{Propose, Views};
 use tokio_util::sync::CancellationToken;
 
@@ -20,34 +18,6 @@ use crate::meta::ReplicatedMeta;
 
 /// How often unreferenced blobs are looked for. Nothing younger than an hour is taken, so more often finds little more.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
-
-/// Put into requests of the plain listener: whoever reaches it may do everything (see `E_REGISTRY_OPEN`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plain;
-
-struct Permissions;
-
-impl Authorise for Permissions {
-    fn authorise<'a>(&'a self, access: Access<'a>) -> BoxFuture<'a, Verdict> {
-        Box::pin(std::future::ready(decide(&access)))
-    }
-}
-
-fn decide(access: &Access) -> Verdict {
-    if access.extensions.get::<Plain>().is_some() {
-        return Verdict::Allow;
-    }
-    let anonymous = Identity::anonymous();
-    let who = access.extensions.get::<Identity>().unwrap_or(&anonymous);
-    let reads = matches!(access.action, Action::Ping | Action::Pull);
-    if who.in_group(MASTERS) || who.in_group(MEMBERS) || (reads && who.in_group(NODES)) {
-        return Verdict::Allow;
-    }
-    if who.is_anonymous() {
-        return Verdict::Deny("E_REGISTRY_ANONYMOUS: this listener takes client certificates of the cluster; without one use the --registry-addr listener".into());
-    }
-    Verdict::Deny(format!("{} may not do this in the registry", who.user))
-}
 
 struct Time(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
@@ -64,13 +34,14 @@ pub(crate) struct Store {
     pub meta: Arc<dyn Meta>,
 }
 
-/// Opens the registry of this member. Blobs are copied to and from `peers` until `stop` fires.
+/// Opens the registry of this member, which asks `authorise` before anything else. Blobs are copied to and from `peers` until `stop` fires.
 pub(crate) async fn open(
     dir: &Path,
     (peers, stop): (Peers, CancellationToken),
     propose: Arc<dyn Propose>,
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    authorise: Arc<dyn Authorise>,
 ) -> Result<Store, StartError> {
     let disk = disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
     let blobs = Spread::new(Arc::new(disk), peers, stop);
@@ -80,7 +51,7 @@ pub(crate) async fn open(
         meta: meta.clone(),
         limits: Limits::default(),
         clock: Arc::new(Time(clock)),
-        authorise: Arc::new(Permissions),
+        authorise,
     };
     let registry = Registry::open(parts).await.map_err(|e| {
         StartError::Registry(format!(
