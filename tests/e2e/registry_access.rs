@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::harness::program::{self, Output, root};
+use crate::harness::cluster::LONG;
+use crate::harness::program::{self, Output, root, wait_for};
 use crate::harness::{Cluster, client, kube};
 
 fn digest(bytes: &[u8]) -> String {
@@ -33,6 +34,18 @@ fn layout(dir: &Path, wasm: &[u8]) {
     std::fs::write(dir.join("index.json"), index.to_string()).unwrap();
 }
 
+/// A cluster whose registry asks for credentials on loopback, too.
+#[track_caller]
+fn guarded(tls: bool) -> Cluster {
+    let mut args = Cluster::up_args(None);
+    args.extend(["--registry-auth".into(), "on".into()]);
+    if tls {
+        args.push("--registry-tls".into());
+    }
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    Cluster::start(dir, ".coracle", args)
+}
+
 /// A cluster whose registry is guarded, and skopeo as it must be called there.
 struct Guarded {
     c: Cluster,
@@ -43,13 +56,7 @@ struct Guarded {
 impl Guarded {
     #[track_caller]
     fn start(skopeo: &Path, tls: bool) -> Self {
-        let mut args = Cluster::up_args(None);
-        args.extend(["--registry-auth".into(), "on".into()]);
-        if tls {
-            args.push("--registry-tls".into());
-        }
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        let c = Cluster::start(dir, ".coracle", args);
+        let c = guarded(tls);
         let scheme = if tls { "https://" } else { "http://" };
         assert!(c.info["registry"].as_str().unwrap().starts_with(scheme));
         let certs = c.dir.path().join("certs");
@@ -113,7 +120,7 @@ impl Guarded {
 
     #[track_caller]
     fn token(&self, args: &[&str]) -> String {
-        let made = self.c.coracle(&[&["token", "create"], args].concat());
+        let made = self.c.coracle(&[&["token", "create"][..], args].concat());
         format!("robot:{}", made.ok().trim())
     }
 }
@@ -128,7 +135,8 @@ fn story(tls: bool) {
     let puller = g.token(&["--role", "puller", "--ttl", "10m"]);
 
     g.push("", "demo/x:v1").fails_with(&["unauthorized"]);
-    g.push("robot:wrong", "demo/x:v1").fails_with(&["401"]);
+    g.push("robot:wrong", "demo/x:v1")
+        .fails_with(&["unauthorized"]);
     g.push(&puller, "demo/x:v1").fails_with(&["denied"]);
     g.push(&pusher, "other/x:v1").fails_with(&["denied"]);
     g.push(&pusher, "demo/x:v1").ok();
@@ -188,7 +196,7 @@ fn story(tls: bool) {
     assert!(line.contains("demo"), "{list}");
     let id = line.split_whitespace().next().unwrap();
     g.c.coracle(&["token", "delete", id]).ok();
-    g.push(&pusher, "demo/x:v4").fails_with(&["401"]);
+    g.push(&pusher, "demo/x:v4").fails_with(&["unauthorized"]);
     g.c.coracle(&["token", "delete", id])
         .fails_with(&["E_TOKEN_UNKNOWN", "token list"]);
 }
@@ -212,7 +220,102 @@ fn tokens_that_make_no_sense_are_refused() {
         (&["--role", "puller", "-n", "No"], &["namespaces", "No"]),
         (&["--role", "puller", "--ttl", "400d"], &["E_TTL", "365"]),
     ] {
-        let args = [&["token", "create"], args].concat();
+        let args = [&["token", "create"][..], args].concat();
         c.coracle(&args).fails_with(words);
+    }
+}
+
+#[test]
+fn a_pod_pulls_from_a_registry_outside_with_the_secret_it_names() {
+    let outside = guarded(false);
+    let job = root().join("samples/job/prebuilt.wasm");
+    outside
+        .coracle(&["push", &job.to_string_lossy(), "demo/job:v1"])
+        .ok();
+    let puller = ["--role", "puller", "--namespace", "demo"];
+    let puller = outside.coracle(&[&["token", "create"][..], &puller].concat());
+    let (puller, host) = (puller.ok(), outside.registry());
+
+    let c = Cluster::up(None);
+    let api = kube::Api::of(&c);
+    let create = |kind: &str, object: Value| {
+        let path = format!("/api/v1/namespaces/default/{kind}");
+        api.create(&path, &object).unwrap();
+    };
+    let secret = |name: &str, config: &Value| {
+        create(
+            "secrets",
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+                "type": "kubernetes.io/dockerconfigjson",
+                "stringData": {".dockerconfigjson": config.to_string()}}),
+        );
+    };
+    let auth = |password: &str| json!({"username": "robot", "password": password});
+    let place = format!("{host}/demo");
+    secret("good", &json!({"auths": {&place: auth(puller.trim())}}));
+    secret(
+        "other",
+        &json!({"auths": {"ghcr.io": auth("for another registry")}}),
+    );
+    secret("wrong", &json!({"auths": {&host: auth("wrong")}}));
+    let pod = |name: &str, secrets: &[&str]| {
+        let secrets: Vec<Value> = secrets.iter().map(|s| json!({"name": s})).collect();
+        create(
+            "pods",
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+                "spec": {"restartPolicy": "Never", "imagePullSecrets": secrets,
+                    "containers": [{"name": "job", "image": format!("{host}/demo/job:v1"),
+                        "imagePullPolicy": "Always", "args": ["10"]}]}}),
+        );
+    };
+    let look = |name: &str| {
+        let path = format!("/api/v1/namespaces/default/pods/{name}");
+        api.get(&path).unwrap()["status"].take()
+    };
+    let waits = |name: &str, word: &str| {
+        wait_for(&format!("{name}: {word}"), LONG, || {
+            let status = look(name);
+            let why = status["containerStatuses"][0]["state"]["waiting"]["message"].to_string();
+            match why.contains("E_IMAGE_DENIED") && why.contains(word) {
+                true => Ok(()),
+                false => Err(status.to_string()),
+            }
+        });
+    };
+    // Before anybody has it, so that it is not on the node.
+    pod("bare", &[]);
+    waits("bare", "imagePullSecrets");
+    pod("astray", &["other"]);
+    waits("astray", "Secret default/other");
+    pod("refused", &["wrong"]);
+    waits("refused", "the login in the Secret wrong");
+    pod("lost", &["gone", "other"]);
+    waits(
+        "lost",
+        "Secret default/gone of imagePullSecrets does not exist",
+    );
+    let event = wait_for("an Event", LONG, || {
+        let events = api.get("/api/v1/namespaces/default/events").unwrap();
+        let found = events["items"].as_array().unwrap().iter().find(|e| {
+            e["reason"] == "FailedToRetrieveImagePullSecret"
+                && e["involvedObject"]["name"] == "lost"
+        });
+        found.cloned().ok_or_else(|| events.to_string())
+    });
+    assert_eq!(event["type"], "Warning");
+    assert!(event["message"].to_string().contains("default/gone"));
+
+    // The longer path goes before the host alone, wherever it stands.
+    pod("fine", &["wrong", "good"]);
+    wait_for("the job", LONG, || {
+        let status = look("fine");
+        match status["phase"] == "Succeeded" {
+            true => Ok(()),
+            false => Err(status.to_string()),
+        }
+    });
+    assert_eq!(c.coracle(&["logs", "fine"]).ok(), "4 primes below 10\n");
+    for log in [c.log(), outside.log()] {
+        assert!(!log.contains(puller.trim()), "a token is in a log");
     }
 }
