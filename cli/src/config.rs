@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use coracle_scheduler::{Garbage, LeaseDurability, Schedule};
+use coracle_scheduler::{Garbage, LeaseDurability, RegistryListener, Schedule};
 use serde::Deserialize;
 
-use crate::args::{NodeArgs, RunnerAddrs, SchedulerAddrs};
+use crate::args::{NodeArgs, RunnerAddrs, SchedulerAddrs, Switch};
 use crate::error::{self, CliError, Result};
 use crate::misc;
 
@@ -25,6 +25,10 @@ pub struct File {
     log: Option<String>,
     api_addr: Option<String>,
     registry_addr: Option<String>,
+    registry_auth: Option<bool>,
+    registry_tls: Option<bool>,
+    registry_cert: Option<PathBuf>,
+    registry_key: Option<PathBuf>,
     insecure_registry: Option<bool>,
     registry_upstream: Option<Vec<String>>,
     registry_storage: Option<String>,
@@ -55,8 +59,8 @@ pub struct Settings {
     pub api_addr: SocketAddr,
     /// Registry listener.
     pub registry_addr: SocketAddr,
-    /// Registry open to others without authentication.
-    pub insecure_registry: bool,
+    /// Credentials and TLS there.
+    pub registry: RegistryListener,
     /// Registries outside that the registry may pull through.
     pub registry_upstreams: Vec<String>,
     pub registry_storage: Option<String>,
@@ -142,8 +146,22 @@ pub fn resolve(
             file.registry_addr.as_ref(),
             "127.0.0.1:5000",
         )?,
-        insecure_registry: scheduler.insecure_registry || file.insecure_registry.unwrap_or(false),
         registry_storage: scheduler.registry_storage.clone().or(file.registry_storage),
+        registry: RegistryListener {
+            insecure: scheduler.insecure_registry || file.insecure_registry.unwrap_or(false),
+            auth: scheduler
+                .registry_auth
+                .map(Switch::is_on)
+                .or(file.registry_auth),
+            tls: scheduler
+                .registry_tls
+                .map(Switch::is_on)
+                .or(file.registry_tls),
+            certificate: certificate(
+                scheduler.registry_cert.clone().or(file.registry_cert),
+                scheduler.registry_key.clone().or(file.registry_key),
+            )?,
+        },
         registry_upstreams: match scheduler.registry_upstream.as_slice() {
             [] => file.registry_upstream.unwrap_or_default(),
             given => given.to_vec(),
@@ -191,6 +209,19 @@ pub fn resolve(
         join: file.join,
         token: file.token,
     })
+}
+
+/// The registry's own certificate: both files or none.
+fn certificate(chain: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<(PathBuf, PathBuf)>> {
+    match (chain, key) {
+        (Some(chain), Some(key)) => Ok(Some((chain, key))),
+        (None, None) => Ok(None),
+        _ => Err(CliError::new(
+            "E_REGISTRY_CERT",
+            "registry-cert and registry-key go together",
+        )
+        .fix("give the chain and its key, or neither")),
+    }
 }
 
 /// The life of certificates.
@@ -309,6 +340,18 @@ mod tests {
         };
         let s = resolve(&node, &off, &RunnerAddrs::default(), "x").unwrap();
         assert!(!s.backups.on());
+        let file = "registry-auth = true\nregistry-tls = true\ninsecure-registry = true\n";
+        std::fs::write(&path, file).unwrap();
+        let off = SchedulerAddrs {
+            registry_tls: Some(Switch::Off),
+            ..flags.clone()
+        };
+        let s = resolve(&node, &off, &RunnerAddrs::default(), "x").unwrap();
+        assert_eq!((s.registry.auth, s.registry.tls), (Some(true), Some(false)));
+        assert!(s.registry.insecure && s.registry.certificate.is_none());
+        std::fs::write(&path, "registry-key = \"k\"\n").unwrap();
+        let e = resolve(&node, &flags, &RunnerAddrs::default(), "x").unwrap_err();
+        assert_eq!(e.code, "E_REGISTRY_CERT");
         std::fs::write(&path, "api-adr = 1\n").unwrap();
         let e = resolve(&node, &flags, &RunnerAddrs::default(), "x").unwrap_err();
         assert!(

@@ -21,6 +21,7 @@ mod registry;
 mod role;
 mod run;
 mod runjson;
+mod token;
 mod up;
 mod wait;
 
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, TokenCommand};
+use args::{Cli, Command};
 use error::{CliError, Result};
 
 // Small short-lived allocations per request: measurably faster than the system's allocator.
@@ -81,7 +82,7 @@ async fn dispatch(command: Command) -> Result<u8> {
         Command::Logs(args) => logs::logs(args).await?,
         Command::Delete(args) => get::delete(args).await?,
         Command::Scale(args) => get::scale(args).await?,
-        Command::Token(TokenCommand::Create(args)) => misc::token(args).await?,
+        Command::Token(command) => token::token(command).await?,
         Command::Members(args) => members::members(args).await?,
         Command::Ca(command) => ca::ca(command).await?,
         Command::Backup(command) => backup::backup(command).await?,

@@ -52,7 +52,7 @@ pub async fn start_scheduler(s: &Settings, raft_addr: std::net::SocketAddr) -> R
         name: s.name.clone(),
         api_addr: s.api_addr,
         registry_addr: Some(s.registry_addr),
-        insecure_registry: s.insecure_registry,
+        registry: s.registry.clone(),
         registry_upstreams: s.registry_upstreams.clone(),
         registry_storage: s.registry_storage.clone(),
         raft_addr: s.raft_addr.unwrap_or(raft_addr),

@@ -141,6 +141,9 @@ impl Registry {
         match self.authorise.authorise(access).await {
             Verdict::Allow => Ok(()),
             Verdict::Deny(why) => Err(Error::new(Code::Denied, why)),
+            Verdict::Unavailable(why) => {
+                Err(Error::new(Code::Unavailable, why).header(http::header::RETRY_AFTER, "1"))
+            }
             Verdict::Challenge(challenge) => Err(Error::new(
                 Code::Unauthorized,
                 "credentials are needed: log in first",

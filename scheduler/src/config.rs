@@ -7,6 +7,7 @@ use std::sync::Arc;
 use coracle_raft::{Fatal, Limits};
 use jiff::Timestamp;
 
+use crate::access::RegistryListener;
 use crate::backup::Schedule;
 use crate::leases::LeaseDurability;
 use crate::pki::Lives;
@@ -21,10 +22,10 @@ pub struct SchedulerConfig {
     pub name: Option<String>,
     /// Where the API listens (TLS). Port 0 takes a free one and keeps it.
     pub api_addr: SocketAddr,
-    /// Where the registry listens without TLS; `None`: only under the API.
+    /// Where the registry listens beside the API, which also serves it; `None`: only there.
     pub registry_addr: Option<SocketAddr>,
-    /// Allows `registry_addr` on an address that others can reach. There is no authentication there.
-    pub insecure_registry: bool,
+    /// Credentials and TLS there.
+    pub registry: RegistryListener,
     /// Registries outside, `HOST` or `HOST:PORT`, that the registry may pull through (`?ns=HOST`); none by default.
     pub registry_upstreams: Vec<String>,
     /// Bucket that holds the registry's blobs (`s3://`, `gs://`, `az://`), the same one on every member; `None` keeps
@@ -69,7 +70,7 @@ impl SchedulerConfig {
             name: None,
             api_addr: (Ipv4Addr::LOCALHOST, 6443).into(),
             registry_addr: Some((Ipv4Addr::LOCALHOST, 5000).into()),
-            insecure_registry: false,
+            registry: RegistryListener::default(),
             registry_upstreams: Vec::new(),
             registry_storage: None,
             registry_garbage: Garbage::default(),

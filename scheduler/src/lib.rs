@@ -7,6 +7,7 @@
 //! Three runtimes keep out of each other's way: raft on its own thread, the control loop on its own thread, and the
 //! caller's runtime for TLS, HTTP and JSON.
 
+mod access;
 mod acks;
 mod admission;
 mod ask;
@@ -37,6 +38,7 @@ mod tokens;
 mod upstream;
 mod vigil;
 
+pub use access::{RegistryListener, RegistryRole};
 pub use backup::Schedule;
 pub use config::SchedulerConfig;
 pub use coracle_raft::{Fatal, Limits};

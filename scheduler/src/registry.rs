@@ -1,4 +1,4 @@
-//! The embedded registry: its bytes under `DATA/registry`, its rows in the replicated state, and who may use it.
+//! The embedded registry: its bytes under `DATA/registry`, its rows in the replicated state. (Who may use it: `access`.)
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use coracle_api::Timestamp;
 use coracle_objects::{AddressError, Bucket, Objects};
-use coracle_registry::authorise::{Access, Action, Authorise, Verdict};
+use coracle_registry::authorise::Authorise;
 use coracle_registry::blobs::disk;
 use coracle_registry::meta::Meta;
-use coracle_registry::{BoxFuture, Clock, Limits, Parts, Registry};
-use coracle_server::Identity;
-use coracle_server::identity::{MASTERS, MEMBERS, NODES};
+use coracle_registry::{Clock, Limits, Parts, Registry};
 use coracle_state::{Propose, Views};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +22,7 @@ const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
 /// How often the bucket is looked through for objects that no row names; they are a day old before they go.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What the collector takes, and how often it looks. Tests make both short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Garbage {
@@ -40,34 +39,6 @@ impl Default for Garbage {
             every: COLLECT_EVERY,
         }
     }
-}
-
-/// Put into requests of the plain listener: whoever reaches it may do everything (see `E_REGISTRY_OPEN`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plain;
-
-struct Permissions;
-
-impl Authorise for Permissions {
-    fn authorise<'a>(&'a self, access: Access<'a>) -> BoxFuture<'a, Verdict> {
-        Box::pin(std::future::ready(decide(&access)))
-    }
-}
-
-fn decide(access: &Access) -> Verdict {
-    if access.extensions.get::<Plain>().is_some() {
-        return Verdict::Allow;
-    }
-    let anonymous = Identity::anonymous();
-    let who = access.extensions.get::<Identity>().unwrap_or(&anonymous);
-    let reads = matches!(access.action, Action::Ping | Action::Pull);
-    if who.in_group(MASTERS) || who.in_group(MEMBERS) || (reads && who.in_group(NODES)) {
-        return Verdict::Allow;
-    }
-    if who.is_anonymous() {
-        return Verdict::Deny("E_REGISTRY_ANONYMOUS: this listener takes client certificates of the cluster; without one use the --registry-addr listener".into());
-    }
-    Verdict::Deny(format!("{} may not do this in the registry", who.user))
 }
 
 struct Time(Arc<dyn Fn() -> Timestamp + Send + Sync>);
@@ -87,23 +58,37 @@ pub(crate) struct Store {
     pub objects: Option<Arc<Objects>>,
 }
 
-/// Opens the registry of this member. Blobs are copied to and from `peers` until `stop` fires.
-pub(crate) async fn open(
-    (dir, storage): (&Path, Option<&str>),
-    (peers, stop): (Peers, CancellationToken),
-    propose: Arc<dyn Propose>,
-    views: Arc<dyn Views>,
-    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    garbage_age_ms: i64,
-) -> Result<Store, StartError> {
+/// What a member's registry is opened with.
+pub(crate) struct Opening<'a> {
+    /// Its folder: blobs and uploads, or uploads alone where there is a bucket.
+    pub dir: &'a Path,
+    /// URL of the bucket, if the blobs are in one.
+    pub storage: Option<&'a str>,
+    /// Age in milliseconds below which nothing is collected.
+    pub garbage_age_ms: i64,
+    /// Blobs are copied to and from these until `stop` fires.
+    pub peers: Peers,
+    pub stop: CancellationToken,
+    pub propose: Arc<dyn Propose>,
+    pub views: Arc<dyn Views>,
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Asked before anything else.
+    pub authorise: Arc<dyn Authorise>,
+}
+
+/// Opens the registry of this member.
+pub(crate) async fn open(opening: Opening<'_>) -> Result<Store, StartError> {
+    let Opening {
+        dir, peers, stop, ..
+    } = opening;
     let disk = disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
-    let meta: Arc<dyn Meta> = Arc::new(ReplicatedMeta::new(propose, views));
-    let clock: Arc<dyn Clock> = Arc::new(Time(clock));
+    let meta: Arc<dyn Meta> = Arc::new(ReplicatedMeta::new(opening.propose, opening.views));
+    let clock: Arc<dyn Clock> = Arc::new(Time(opening.clock));
     let limits = Limits {
-        garbage_age_ms,
+        garbage_age_ms: opening.garbage_age_ms,
         ..Limits::default()
     };
-    let (blobs, objects) = match storage {
+    let (blobs, objects) = match opening.storage {
         None => (Spread::new(Arc::new(disk), peers, stop), None),
         Some(url) => {
             let unusable = |e: AddressError| StartError::Registry(format!("E_{e}"));
@@ -125,7 +110,7 @@ pub(crate) async fn open(
         meta: meta.clone(),
         limits,
         clock,
-        authorise: Arc::new(Permissions),
+        authorise: opening.authorise,
     };
     let registry = Registry::open(parts).await.map_err(|e| {
         StartError::Registry(format!(

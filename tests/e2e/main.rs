@@ -15,6 +15,7 @@ mod crash;
 mod durability;
 mod first_steps;
 mod kubectl;
+mod registry_access;
 mod registry_admin;
 mod registry_clients;
 mod registry_soak;
