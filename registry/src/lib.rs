@@ -36,6 +36,10 @@ mod push;
 mod registry;
 mod serve;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[path = "tests/fuzz/mod.rs"]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,8 @@ pub(super) const TARGET: Target = Target {
     name: "digests",
     seeds,
     words: &[
-        "sha256:", "sha512:", "sha384:", "md5:", "SHA256:", ":", "0", "f", "A", "g", "/", "..", "\n",
+        "sha256:", "sha512:", "sha384:", "md5:", "SHA256:", ":", "0", "f", "A", "g", "/", "..",
+        "\n",
     ],
     check,
 };

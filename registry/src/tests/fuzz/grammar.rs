@@ -10,9 +10,7 @@ pub(super) fn pattern(text: &str) -> Regex {
 }
 
 static NAME: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"\A[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*\z",
-    )
+    pattern(r"\A[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*\z")
 });
 static TAG: LazyLock<Regex> = LazyLock::new(|| pattern(r"\A[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\z"));
 static DIGEST: LazyLock<Regex> =

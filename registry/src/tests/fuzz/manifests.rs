@@ -20,12 +20,46 @@ pub(super) const TARGET: Target = Target {
     name: "manifests",
     seeds,
     words: &[
-        "\"config\":", "\"layers\":", "\"blobs\":", "\"manifests\":", "\"subject\":", "\"annotations\":",
-        "\"mediaType\":", "\"artifactType\":", "\"schemaVersion\":", "\"digest\":", "\"size\":", "\"urls\":",
-        "\"platform\":", "null", "[]", "{}", "\"\"", "2", "-1", "1e999", "\"https://example.com/x\"",
-        "\"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\"", "\"sha256:zz\"",
-        ".nondistributable.", ".foreign.", OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST,
-        wasm::CONFIG, wasm::LAYER, "; charset=utf-8", "\\u0000", "\\n", ",", ":", "{", "}", "[", "]",
+        "\"config\":",
+        "\"layers\":",
+        "\"blobs\":",
+        "\"manifests\":",
+        "\"subject\":",
+        "\"annotations\":",
+        "\"mediaType\":",
+        "\"artifactType\":",
+        "\"schemaVersion\":",
+        "\"digest\":",
+        "\"size\":",
+        "\"urls\":",
+        "\"platform\":",
+        "null",
+        "[]",
+        "{}",
+        "\"\"",
+        "2",
+        "-1",
+        "1e999",
+        "\"https://example.com/x\"",
+        "\"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\"",
+        "\"sha256:zz\"",
+        ".nondistributable.",
+        ".foreign.",
+        OCI_MANIFEST,
+        OCI_INDEX,
+        DOCKER_MANIFEST,
+        DOCKER_LIST,
+        wasm::CONFIG,
+        wasm::LAYER,
+        "; charset=utf-8",
+        "\\u0000",
+        "\\n",
+        ",",
+        ":",
+        "{",
+        "}",
+        "[",
+        "]",
     ],
     check,
 };
@@ -36,22 +70,30 @@ fn described(media_type: &str, content: &[u8]) -> Value {
 }
 
 fn seeds() -> Vec<Vec<u8>> {
-    let image = |config: &str, layers: Value| {
-        json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described(config, b"{}"), "layers": layers })
-    };
-    let plain = image("application/x", json!([described("a/b", b"1"), described("a/b", b"2")]));
+    let image = |config: &str, layers: Value| json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described(config, b"{}"), "layers": layers });
+    let plain = image(
+        "application/x",
+        json!([described("a/b", b"1"), described("a/b", b"2")]),
+    );
     let mut about = plain.clone();
     about["subject"] = described(OCI_MANIFEST, b"subject");
     about["annotations"] = json!({ "k": "v", "org.opencontainers.image.title": "x.wasm" });
     about["artifactType"] = json!("application/vnd.example.sbom");
     let mut far = described("a/b", b"1");
     far["urls"] = json!(["https://example.com/x"]);
-    let foreign = described("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", b"2");
+    let foreign = described(
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        b"2",
+    );
     let long = json!({ "mediaType": "a/b", "digest": Algorithm::Sha512.digest(b"3").to_string(), "size": 1 });
     let mut entry = described(OCI_MANIFEST, b"entry");
     entry["platform"] = json!({ "os": "wasip2", "architecture": "wasm" });
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry, described(OCI_INDEX, b"nested")] });
-    let by_position = json!(["application/x", Algorithm::Sha256.digest(b"{}").to_string(), 2]);
+    let by_position = json!([
+        "application/x",
+        Algorithm::Sha256.digest(b"{}").to_string(),
+        2
+    ]);
     let mut listed = plain.clone();
     listed["config"] = by_position.clone();
     let mut platform = index.clone();
@@ -60,16 +102,34 @@ fn seeds() -> Vec<Vec<u8>> {
         ("", plain.clone()),
         ("", about),
         ("", image("application/x", json!([far, foreign, long]))),
-        ("", image(wasm::CONFIG, json!([described(wasm::LAYER, b"\0asm")]))),
+        (
+            "",
+            image(wasm::CONFIG, json!([described(wasm::LAYER, b"\0asm")])),
+        ),
         ("", image(wasm::CONFIG, json!([]))),
         ("", index.clone()),
         (OCI_INDEX, json!({ "schemaVersion": 2, "manifests": null })),
-        (OCI_MANIFEST, json!({ "schemaVersion": 2, "config": described("x", b""), "layers": null })),
-        ("application/vnd.oci.image.manifest.v1+json; charset=utf-8", plain.clone()),
-        (DOCKER_LIST, json!({ "schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": [] })),
+        (
+            OCI_MANIFEST,
+            json!({ "schemaVersion": 2, "config": described("x", b""), "layers": null }),
+        ),
+        (
+            "application/vnd.oci.image.manifest.v1+json; charset=utf-8",
+            plain.clone(),
+        ),
+        (
+            DOCKER_LIST,
+            json!({ "schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": [] }),
+        ),
         (OCI_INDEX, plain),
-        ("application/vnd.example+json", json!({ "x": [1, { "y": null }] })),
-        ("", json!({ "mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": [described("a/b", b"1")] })),
+        (
+            "application/vnd.example+json",
+            json!({ "x": [1, { "y": null }] }),
+        ),
+        (
+            "",
+            json!({ "mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": [described("a/b", b"1")] }),
+        ),
         // An array in place of an object is no descriptor, whatever a derived reader thinks.
         ("", listed),
         ("", platform),
@@ -82,13 +142,12 @@ fn seeds() -> Vec<Vec<u8>> {
         .iter()
         .map(|(head, document)| format!("{head}\n{document}").into_bytes())
         .collect();
-    seeds.push(format!("\n{:#}", index).into_bytes());
+    seeds.push(format!("\n{index:#}").into_bytes());
     seeds.push(b"\n\xff".to_vec());
     seeds
 }
 
-static BARE: LazyLock<Regex> =
-    LazyLock::new(|| grammar::pattern(r"(?s)\A\s*([^;]*?)\s*(?:;|\z)"));
+static BARE: LazyLock<Regex> = LazyLock::new(|| grammar::pattern(r"(?s)\A\s*([^;]*?)\s*(?:;|\z)"));
 
 /// A media type without parameters.
 fn bare(text: &str) -> String {
@@ -104,6 +163,10 @@ fn check(input: &[u8]) -> bool {
     let Ok(head) = std::str::from_utf8(&input[..end]) else {
         return false;
     };
+    if HeaderValue::from_str(head).is_err() {
+        // HTTP would not have brought it here.
+        return false;
+    }
     let content_type = (!head.is_empty()).then_some(head);
     let answer = manifest::inspect(body, content_type);
     // A reader of generic JSON is stricter on what we skip: huge numbers, deep nesting, text that is not UTF-8.
@@ -118,7 +181,10 @@ fn check(input: &[u8]) -> bool {
             let again = manifest::inspect(printed.as_bytes(), content_type);
             assert_eq!(again.as_ref(), Ok(&facts), "printed again");
             let spread = format!("{document:#}\n");
-            assert_eq!(manifest::inspect(spread.as_bytes(), content_type), Ok(facts));
+            assert_eq!(
+                manifest::inspect(spread.as_bytes(), content_type),
+                Ok(facts)
+            );
             true
         }
         Err(error) => {
@@ -147,7 +213,9 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 /// Lives elsewhere, by the words of the image specification.
 fn is_elsewhere(descriptor: &Value) -> bool {
     let media_type = text(descriptor, "mediaType");
-    descriptor["urls"].as_array().is_some_and(|urls| !urls.is_empty())
+    descriptor["urls"]
+        .as_array()
+        .is_some_and(|urls| !urls.is_empty())
         || media_type.contains(".nondistributable.")
         || media_type.contains(".foreign.")
 }
@@ -163,11 +231,17 @@ fn accepted(facts: &Facts, document: &Value, head: &str) {
         ("subject", "subject"),
     ] {
         let many = !matches!(field, "config" | "subject");
-        assert!(document[field].is_null() || document[field].is_array() == many, "{field}");
+        assert!(
+            document[field].is_null() || document[field].is_array() == many,
+            "{field}"
+        );
         for descriptor in descriptors(document, field) {
             assert!(descriptor.is_object(), "{field}: {descriptor}");
             let platform = &descriptor["platform"];
-            assert!(platform.is_null() || platform.is_object(), "{field}: {platform}");
+            assert!(
+                platform.is_null() || platform.is_object(),
+                "{field}: {platform}"
+            );
             let digest = text(descriptor, "digest");
             assert!(grammar::is_digest(digest), "{field}: {descriptor}");
             let elsewhere = kind != "subject" && is_elsewhere(descriptor);
@@ -188,12 +262,13 @@ fn accepted(facts: &Facts, document: &Value, head: &str) {
     assert!(all <= REFERENCES_MAX);
 
     types(facts, document, head);
-    let annotations: Option<BTreeMap<String, String>> = document["annotations"].as_object().map(|map| {
-        let owned = |value: &Value| value.as_str().map(str::to_owned);
-        map.iter()
-            .map(|(key, value)| (key.clone(), owned(value).expect("annotations are text")))
-            .collect()
-    });
+    let annotations: Option<BTreeMap<String, String>> =
+        document["annotations"].as_object().map(|map| {
+            let owned = |value: &Value| value.as_str().map(str::to_owned);
+            map.iter()
+                .map(|(key, value)| (key.clone(), owned(value).expect("annotations are text")))
+                .collect()
+        });
     assert_eq!(facts.annotations, annotations);
     let own = text(document, "artifactType");
     let config = text(&document["config"], "mediaType");
@@ -204,7 +279,10 @@ fn accepted(facts: &Facts, document: &Value, head: &str) {
 /// One type, sent or written inside, that can be sent back; and the fields it stands for.
 fn types(facts: &Facts, document: &Value, head: &str) {
     let (header, field) = (bare(head), bare(text(document, "mediaType")));
-    assert!(header.is_empty() || field.is_empty() || header == field, "{header} {field}");
+    assert!(
+        header.is_empty() || field.is_empty() || header == field,
+        "{header} {field}"
+    );
     let media_type = if header.is_empty() { field } else { header };
     assert_eq!(facts.media_type, media_type);
     assert!(!media_type.is_empty());
@@ -224,7 +302,9 @@ fn types(facts: &Facts, document: &Value, head: &str) {
     }
     if bare(text(&document["config"], "mediaType")) == wasm::CONFIG {
         let layers = descriptors(document, "layers");
-        let all = layers.iter().all(|layer| bare(text(layer, "mediaType")) == wasm::LAYER);
+        let all = layers
+            .iter()
+            .all(|layer| bare(text(layer, "mediaType")) == wasm::LAYER);
         assert!(all && layers.len() == 1, "{document}");
     }
 }
@@ -250,7 +330,9 @@ fn is_flawless(document: &Value, head: &str) -> bool {
     document.as_object().map_or(0, serde_json::Map::len) == wanted
         && (head.is_empty() || bare(head) == media_type)
         && document["schemaVersion"] == json!(2)
-        && listed.as_array().is_some_and(|list| list.len() <= 100 && list.iter().all(|one| complete(&one)))
+        && listed
+            .as_array()
+            .is_some_and(|list| list.len() <= 100 && list.iter().all(|one| complete(&one)))
         && (!image || complete(&&document["config"]))
         && bare(text(&document["config"], "mediaType")) != wasm::CONFIG
 }
@@ -263,7 +345,10 @@ fn pulled(body: &[u8], document: &Value) {
     }
     let layer = wasm::select_layer(body, None);
     // The configuration only changes what a refusal says.
-    assert_eq!(layer.as_ref().ok(), wasm::select_layer(body, Some(body)).as_ref().ok());
+    assert_eq!(
+        layer.as_ref().ok(),
+        wasm::select_layer(body, Some(body)).as_ref().ok()
+    );
     if let Ok(layer) = layer {
         let found = descriptors(document, "layers").into_iter().any(|one| {
             text(one, "digest") == layer.digest.to_string()
@@ -275,7 +360,9 @@ fn pulled(body: &[u8], document: &Value) {
     if let Ok(chosen) = wasm::select_manifest(body) {
         assert!(grammar::is_digest(&chosen.digest) && !chosen.media_type.is_empty());
         let entries = descriptors(document, "manifests");
-        let found = entries.iter().any(|one| text(one, "digest") == chosen.digest);
+        let found = entries
+            .iter()
+            .any(|one| text(one, "digest") == chosen.digest);
         assert!(found, "{chosen:?} is not in {document}");
     }
 }

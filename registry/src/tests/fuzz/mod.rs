@@ -5,6 +5,7 @@
 //! where the two part. `cargo test` runs each target over its seeds and some thousand seeded mutations of them (`run`);
 //! the package `registry/fuzz` hands the same functions to libFuzzer, which looks for new paths as long as one lets it.
 
+mod chunks;
 mod digests;
 mod grammar;
 mod manifests;

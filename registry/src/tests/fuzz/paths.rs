@@ -12,8 +12,26 @@ pub(super) const TARGET: Target = Target {
     name: "paths",
     seeds,
     words: &[
-        "/v2/", "/blobs", "/uploads", "/manifests", "/tags", "/list", "/referrers", "/_catalog", "/",
-        "%2F", "%2f", "%3A", "%25", "%", "..", "a", "sha256:", "%c3%a9", "%ff", "\n",
+        "/v2/",
+        "/blobs",
+        "/uploads",
+        "/manifests",
+        "/tags",
+        "/list",
+        "/referrers",
+        "/_catalog",
+        "/",
+        "%2F",
+        "%2f",
+        "%3A",
+        "%25",
+        "%",
+        "..",
+        "a",
+        "sha256:",
+        "%c3%a9",
+        "%ff",
+        "\n",
     ],
     check,
 };
@@ -112,22 +130,33 @@ fn check(input: &[u8]) -> bool {
     }
     let Some(decoded) = grammar::percent_decode(raw) else {
         let error = answer.expect_err("broken percent-encoding");
-        assert_eq!((error.code, error.status.as_u16()), (Code::NameInvalid, 400));
+        assert_eq!(
+            (error.code, error.status.as_u16()),
+            (Code::NameInvalid, 400)
+        );
         return false;
     };
     match (meant(&decoded), answer) {
         (None, Err(error)) => {
-            assert_eq!((error.code, error.status.as_u16()), (Code::Unsupported, 404));
+            assert_eq!(
+                (error.code, error.status.as_u16()),
+                (Code::Unsupported, 404)
+            );
             false
         }
         (Some((kind, name, _)), Err(error)) => {
             assert!(!grammar::is_name(name), "{raw:?} is a {kind}: {error}");
-            assert_eq!((error.code, error.status.as_u16()), (Code::NameInvalid, 400));
+            assert_eq!(
+                (error.code, error.status.as_u16()),
+                (Code::NameInvalid, 400)
+            );
             false
         }
         (model, Ok(place)) => {
             assert_eq!(model, Some(seen(&place)), "{raw:?}");
-            assert!(matches!(place, Place::Ping | Place::Catalog) || grammar::is_name(seen(&place).1));
+            assert!(
+                matches!(place, Place::Ping | Place::Catalog) || grammar::is_name(seen(&place).1)
+            );
             assert!(!seen(&place).2.contains('/'), "{raw:?}");
             assert_eq!(path::parse(&printed(&place)).ok(), Some(place));
             true

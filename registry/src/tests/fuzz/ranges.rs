@@ -14,9 +14,24 @@ pub(super) const TARGET: Target = Target {
     name: "ranges",
     seeds,
     words: &[
-        "bytes=", "bytes ", "-", ",", "0-0", "/", "/*", " ", "\t", "+", "18446744073709551615",
-        "18446744073709551614", "18446744073709551616", "99999999999999999999999999999999999999999", "0",
-        "9", "10", "\n",
+        "bytes=",
+        "bytes ",
+        "-",
+        ",",
+        "0-0",
+        "/",
+        "/*",
+        " ",
+        "\t",
+        "+",
+        "18446744073709551615",
+        "18446744073709551614",
+        "18446744073709551616",
+        "99999999999999999999999999999999999999999",
+        "0",
+        "9",
+        "10",
+        "\n",
     ],
     check,
 };
@@ -50,8 +65,7 @@ fn seeds() -> Vec<Vec<u8>> {
 }
 
 /// `bytes=a-b` exactly as RFC 9110 writes one range.
-static EXACT: LazyLock<Regex> =
-    LazyLock::new(|| grammar::pattern(r"\Abytes=([0-9]*)-([0-9]*)\z"));
+static EXACT: LazyLock<Regex> = LazyLock::new(|| grammar::pattern(r"\Abytes=([0-9]*)-([0-9]*)\z"));
 /// The same with spaces where a lenient reader may overlook them.
 static LENIENT: LazyLock<Regex> =
     LazyLock::new(|| grammar::pattern(r"\A\s*bytes=\s*([0-9]*)\s*-\s*([0-9]*)\s*\z"));
@@ -102,7 +116,10 @@ fn asked(first: &str, last: &str, size: u64) -> Result<Option<Range<u64>>, ()> {
 fn download(header: &str, size: u64) -> bool {
     let wanted = range::wanted(Some(header), size);
     if let Wanted::Part(part) = &wanted {
-        assert!(part.start < part.end && part.end <= size, "{header:?} of {size}");
+        assert!(
+            part.start < part.end && part.end <= size,
+            "{header:?} of {size}"
+        );
     }
     let Some(groups) = LENIENT.captures(header) else {
         assert_eq!(wanted, Wanted::Whole, "{header:?}");
@@ -146,7 +163,10 @@ fn chunk(header: &str) -> bool {
     let model = match (number(&groups[1]), number(&groups[2])) {
         (Some(first), Some(last)) if first <= last && last < u128::from(u64::MAX) => {
             let (first, last) = (u64::try_from(first), u64::try_from(last));
-            first.ok().zip(last.ok()).map(|(first, last)| first..last + 1)
+            first
+                .ok()
+                .zip(last.ok())
+                .map(|(first, last)| first..last + 1)
         }
         _ => None,
     };
