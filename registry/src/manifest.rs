@@ -464,7 +464,7 @@ mod tests {
             (json!([]), "cannot be read"),
             (json!({}), "no type"),
             (json!({ "mediaType": "" }), "no type"),
-            (json!({ "mediaType": "a/b\n" }), "no type"),
+            (json!({ "mediaType": "a\n/b" }), "no type"),
             (
                 json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [],
                     "config": ["x", Algorithm::Sha256.digest(b"").to_string(), 0] }),

@@ -136,7 +136,7 @@ fn seeds() -> Vec<Vec<u8>> {
         (OCI_MANIFEST, json!([2, OCI_MANIFEST])),
         // Types that could not be sent back.
         ("", json!({ "mediaType": "" })),
-        ("", json!({ "mediaType": "a/b\n" })),
+        ("", json!({ "mediaType": "a\n/b" })),
     ];
     let mut seeds: Vec<Vec<u8>> = documents
         .iter()
