@@ -65,7 +65,7 @@ fn buildah_pushes_and_pulls_an_image() {
     // Another store, which has seen nothing of it.
     let there = |args: &[&str]| buildah(&tool, "two", args).ok().trim().to_owned();
     for pulled in [&image, &docker] {
-        let id = there(&[&["pull"][..], &plain[..], &[pulled]].concat());
+        let id = there(&[&["pull"][..], &plain[..], &[pulled.as_str()]].concat());
         let id = id.lines().last().unwrap();
         let container = there(&[
             "from",

@@ -95,7 +95,7 @@ fn seeds() -> Vec<Vec<u8>> {
         2
     ]);
     let mut listed = plain.clone();
-    listed["config"] = by_position.clone();
+    listed["config"] = by_position;
     let mut platform = index.clone();
     platform["manifests"][0]["platform"] = json!(["wasip2", "wasm"]);
     let documents = [
