@@ -3,7 +3,7 @@
 use super::*;
 
 /// buildah with stores of its own in the cluster's folder, and without namespaces or overlay mounts.
-fn buildah<'a>(tool: &Tool<'a>, store: &str, args: &[&str]) -> Output {
+fn buildah(tool: &Tool<'_>, store: &str, args: &[&str]) -> Output {
     let dir = tool.cluster.dir.path().join(store);
     let (root, run) = (dir.join("root"), dir.join("run"));
     let (root, run) = (root.to_str().unwrap(), run.to_str().unwrap());

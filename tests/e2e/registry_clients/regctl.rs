@@ -146,7 +146,7 @@ fn regctl_puts_artifacts_and_indexes() {
     let none = [
         &["artifact", "list", "--format", "body"][..],
         &none[..],
-        &[&image],
+        &[image.as_str()],
     ]
     .concat();
     assert!(!regctl.says(&none).contains(SBOM));
