@@ -43,6 +43,10 @@ mod registry;
 mod serve;
 mod warnings;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[path = "tests/fuzz/mod.rs"]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
 

@@ -5,8 +5,13 @@
 //! Wasm clients would reject.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use http::HeaderValue;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::digest::Digest;
@@ -55,7 +60,11 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
     /// The platform of an index entry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub platform: Option<Platform>,
 }
 
@@ -81,16 +90,19 @@ pub struct View {
     /// Kind of artifact.
     pub artifact_type: Option<String>,
     /// Configuration blob.
+    #[serde(deserialize_with = "object")]
     pub config: Option<Descriptor>,
     /// Layer blobs; `null`, which some writers use for none, is an empty list.
     #[serde(deserialize_with = "null_is_empty")]
     pub layers: Option<Vec<Descriptor>>,
     /// Blobs of the withdrawn artifact manifest, still pushed by old tools.
+    #[serde(deserialize_with = "objects")]
     pub blobs: Option<Vec<Descriptor>>,
     /// Children of an index; `null` is an empty list.
     #[serde(deserialize_with = "null_is_empty")]
     pub manifests: Option<Vec<Descriptor>>,
     /// The manifest this one is about.
+    #[serde(deserialize_with = "object")]
     pub subject: Option<Descriptor>,
     /// Free annotations.
     pub annotations: Option<BTreeMap<String, String>>,
@@ -126,7 +138,7 @@ pub enum Invalid {
     /// Not JSON, or fields of the wrong shape.
     #[error("the manifest cannot be read: {0}")]
     Unreadable(String),
-    /// Neither a `Content-Type` nor a `mediaType`.
+    /// Neither a `Content-Type` nor a `mediaType` that could be one.
     #[error("the manifest has no type: send a Content-Type header")]
     NoType,
     /// The two differ.
@@ -202,19 +214,61 @@ pub fn is_image(media_type: &str) -> bool {
 /// Called only if the field is there; some writers say `null` for what is not.
 fn null_is_none<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
-    D: serde::Deserializer<'de>,
+    D: Deserializer<'de>,
     T: Deserialize<'de> + Default,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A struct that is read from a JSON object and from nothing else. A derived reader would take an array for the fields
+/// in their order, and another client, which does not, would see another manifest.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer
+            .deserialize_map(Fields(PhantomData))
+            .map(Object)
+    }
+}
+
+fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let read = Option::<Object<T>>::deserialize(deserializer)?;
+    Ok(read.map(|object| object.0))
+}
+
+fn objects<'de, D>(deserializer: D) -> Result<Option<Vec<Descriptor>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let list = Option::<Vec<Object<Descriptor>>>::deserialize(deserializer)?;
+    Ok(list.map(|list| list.into_iter().map(|object| object.0).collect()))
+}
+
 /// Called only if the field is there.
 fn null_is_empty<'de, D>(deserializer: D) -> Result<Option<Vec<Descriptor>>, D::Error>
 where
-    D: serde::Deserializer<'de>,
+    D: Deserializer<'de>,
 {
-    let list = Option::<Vec<Descriptor>>::deserialize(deserializer)?;
-    Ok(Some(list.unwrap_or_default()))
+    Ok(Some(objects(deserializer)?.unwrap_or_default()))
 }
 
 /// Parses the loose view.
@@ -335,17 +389,18 @@ fn digest_of(descriptor: &Descriptor, field: &'static str) -> Result<Digest, Inv
 
 fn media_type(field: Option<&str>, content_type: Option<&str>) -> Result<String, Invalid> {
     let header = content_type.map(plain_type).filter(|text| !text.is_empty());
-    match (header, field.map(plain_type)) {
+    let field = field.map(plain_type).filter(|text| !text.is_empty());
+    match (header, field) {
         (Some(header), Some(field)) if !header.eq_ignore_ascii_case(field) => {
             Err(Invalid::TypeMismatch {
                 header: header.to_owned(),
                 field: field.to_owned(),
             })
         }
-        // Clients compare what they get with the field.
-        (_, Some(field)) => Ok(field.to_owned()),
+        // Clients compare what they get with the field, which they get as a header, so it must be able to be one.
+        (_, Some(field)) if HeaderValue::from_str(field).is_ok() => Ok(field.to_owned()),
         (Some(header), None) => Ok(header.to_owned()),
-        (None, None) => Err(Invalid::NoType),
+        _ => Err(Invalid::NoType),
     }
 }
 
@@ -483,6 +538,13 @@ mod tests {
         for (value, want) in [
             (json!([]), "cannot be read"),
             (json!({}), "no type"),
+            (json!({ "mediaType": "" }), "no type"),
+            (json!({ "mediaType": "a\n/b" }), "no type"),
+            (
+                json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [],
+                    "config": ["x", Algorithm::Sha256.digest(b"").to_string(), 0] }),
+                "an object",
+            ),
             (json!({ "mediaType": OCI_MANIFEST }), "schemaVersion"),
             (
                 json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [] }),
