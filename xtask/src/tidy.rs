@@ -21,15 +21,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("coracle-server", &["api", "state"]),
     (
         "coracle-scheduler",
-        &["api", "plan", "state", "raft", "server", "registry"],
+        &[
+            "api", "plan", "state", "raft", "server", "registry", "trust",
+        ],
     ),
     ("coracle-engine", &[]),
     ("coracle-proxy", &["route"]),
     (
         "coracle-runner",
-        &["api", "agent", "engine", "proxy", "route"],
+        &["api", "agent", "engine", "proxy", "route", "trust"],
     ),
     ("coracle-registry", &[]),
+    ("coracle-trust", &[]),
     ("coracle-tests", &["api", "plan", "state", "agent", "route"]),
     ("xtask", &[]),
 ];
@@ -40,6 +43,7 @@ const PURE: &[&str] = &[
     "scheduler/state",
     "runner/agent",
     "proxy/route",
+    "registry/trust",
 ];
 /// What a pure crate never names outside its tests.
 const IMPURE: &[&str] = &[
