@@ -27,6 +27,7 @@ pub mod through;
 pub mod upload;
 pub mod wasm;
 
+mod attached;
 mod body;
 mod collect;
 mod links;
@@ -44,6 +45,7 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 
+pub use attached::Document;
 pub use collect::Report;
 pub use limits::Limits;
 pub use registry::{Parts, Registry};

@@ -16,6 +16,8 @@ pub const EMPTY_BYTES: &[u8] = b"{}";
 pub const CONTENT: &str = "dev.sigstore.bundle.content";
 /// Annotation of a bundle's manifest: the predicate of the statement in it.
 pub const PREDICATE: &str = "dev.sigstore.bundle.predicateType";
+/// Annotation of an unsigned in-toto statement's manifest: its predicate.
+pub const IN_TOTO_PREDICATE: &str = "in-toto.io/predicate-type";
 /// Annotation: when it was made, RFC 3339.
 pub const CREATED: &str = "org.opencontainers.image.created";
 /// Annotation of a layer: its file name.
@@ -119,7 +121,7 @@ pub fn document_manifest(
     (title, predicate, created): (&str, Option<&str>, &str),
 ) -> Vec<u8> {
     let mut annotations = vec![(CREATED, created)];
-    annotations.extend(predicate.map(|p| ("in-toto.io/predicate-type", p)));
+    annotations.extend(predicate.map(|p| (IN_TOTO_PREDICATE, p)));
     attach(
         subject,
         document.media_type(),

@@ -264,3 +264,52 @@ fn manifests_are_those_of_cosigns_specification() {
         format!("sha256-{}.sig", DIGEST.trim_start_matches("sha256:"))
     );
 }
+
+#[test]
+fn lists_are_read_as_registries_write_them() {
+    use crate::listing::{bundle_layer, listed, only_layer, signatures, simple_layers};
+    let entry = |artifact: &str, predicate: Option<&str>| {
+        let mut entry = json!({
+            "mediaType": referrer::MANIFEST, "digest": DIGEST, "size": 1, "artifactType": artifact,
+        });
+        if let Some(predicate) = predicate {
+            entry["annotations"] = json!({ referrer::PREDICATE: predicate });
+        }
+        entry
+    };
+    let index = json!({"manifests": [
+        entry("application/spdx+json", None),
+        entry(bundle::MEDIA_TYPE, Some("https://slsa.dev/provenance/v1")),
+        entry(bundle::MEDIA_TYPE, Some(SIGNED)),
+        entry(bundle::MEDIA_TYPE, None),
+        {"digest": DIGEST},
+    ]});
+    let all = listed(index.to_string().as_bytes()).unwrap();
+    assert_eq!((all.len(), signatures(&all).len()), (5, 2));
+    assert_eq!(listed(br#"{"manifests":null}"#).unwrap(), []);
+    assert!(listed(b"x").is_err());
+
+    let subject = referrer::Descriptor {
+        media_type: referrer::MANIFEST.into(),
+        digest: DIGEST.into(),
+        size: 4,
+    };
+    let made = referrer::bundle_manifest(&subject, b"bundle", SIGNED, "2026-01-01T00:00:00Z");
+    assert_eq!(bundle_layer(&made).unwrap(), crate::digest_of(b"bundle"));
+    assert_eq!(only_layer(&made).unwrap(), crate::digest_of(b"bundle"));
+    assert_eq!(simple_layers(&made).unwrap(), []);
+    let large = String::from_utf8(made)
+        .unwrap()
+        .replace("\"size\":6", "\"size\":60000000");
+    assert!(
+        bundle_layer(large.as_bytes())
+            .unwrap_err()
+            .contains("limit")
+    );
+    let made = referrer::simple_manifest(&[(b"payload".to_vec(), "c2ln".into())]);
+    assert_eq!(
+        simple_layers(&made).unwrap(),
+        [(crate::digest_of(b"payload"), "c2ln".to_string())]
+    );
+    assert!(bundle_layer(&made).is_err());
+}
