@@ -5,6 +5,7 @@
 
 mod code;
 mod run;
+mod trust;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::outbound::Net;
 use crate::pull::{Images, Pin};
 use crate::volumes::Volumes;
 use code::Known;
+use trust::Trust;
 pub(crate) use writes::WRITES_MAX;
 
 /// What the work needs; shared by all tasks.
@@ -41,6 +43,7 @@ pub(crate) struct Tools {
     pub guests: tokio::runtime::Handle,
     pub results: mpsc::Sender<Input>,
     pub known: Known,
+    pub trust: Trust,
     pub writes: tokio::sync::Semaphore,
 }
 
@@ -292,6 +295,7 @@ async fn pull(
     policy: PullPolicy,
     known_digest: Option<String>,
 ) -> Input {
+    let namespace = pod.namespace.clone();
     let asking = || {
         tools.events.note(Note {
             key: pod,
@@ -306,7 +310,16 @@ async fn pull(
     let pulled = tools
         .images
         .pull(&image, policy, known_digest.as_deref(), asking);
-    match pulled.await {
+    let pulled = match pulled.await {
+        // Before anything is compiled, and on the digest that is here.
+        Ok(pulled) => tools
+            .trust
+            .check(tools, &namespace, &image, &pulled.image)
+            .await
+            .map(|()| pulled),
+        Err(e) => Err(e),
+    };
+    match pulled {
         Ok(pulled) => {
             // The one of an earlier run goes when the new one is there.
             let old = existing(pods, &at.uid, |entry| {

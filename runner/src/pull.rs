@@ -15,6 +15,7 @@ mod peers;
 mod reference;
 mod select;
 pub(crate) mod serve;
+mod signatures;
 mod source;
 mod store;
 #[cfg(test)]
@@ -124,15 +125,8 @@ impl Images {
         flight
     }
 
-    /// Makes sure that an image is here. `asking` is called if it has to be fetched.
-    pub async fn pull(
-        &self,
-        image: &str,
-        policy: PullPolicy,
-        known_digest: Option<&str>,
-        asking: impl FnOnce() + Send,
-    ) -> Result<Pulled, PullError> {
-        let reference = Reference::parse(image, &self.endpoints.registries()).map_err(|why| {
+    fn reference(&self, image: &str) -> Result<Reference, PullError> {
+        Reference::parse(image, &self.endpoints.registries()).map_err(|why| {
             let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
             (
                 PullFailure::InvalidName,
@@ -142,7 +136,18 @@ impl Images {
                     fix,
                 ),
             )
-        })?;
+        })
+    }
+
+    /// Makes sure that an image is here. `asking` is called if it has to be fetched.
+    pub async fn pull(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        known_digest: Option<&str>,
+        asking: impl FnOnce() + Send,
+    ) -> Result<Pulled, PullError> {
+        let reference = self.reference(image)?;
         let flight = self.flight(image);
         let _alone = flight.lock().await;
         let mut digest = reference
