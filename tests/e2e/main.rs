@@ -16,6 +16,7 @@ mod durability;
 mod first_steps;
 mod kubectl;
 mod registry_clients;
+mod registry_trust;
 mod rollout;
 mod runners;
 mod samples;
