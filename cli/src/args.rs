@@ -7,6 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::backup::args::BackupCommand;
 use crate::ca::CaCommand;
 use crate::registry::args::RegistryCommand;
+use crate::trust::args::{
+    AttachArgs, DiffArgs, InspectArgs, KeyCommand, SignArgs, VerifyArgs,
+};
 
 /// Coracle runs WebAssembly components as Kubernetes runs containers: one binary is a whole cluster.
 #[derive(Parser)]
@@ -39,6 +42,19 @@ pub enum Command {
     Push(PushArgs),
     /// Pull the .wasm file of an image.
     Pull(PullArgs),
+    /// Sign an image with a key, so that `cosign verify --key` and policies of namespaces accept it.
+    Sign(SignArgs),
+    /// Check who signed an image.
+    Verify(VerifyArgs),
+    /// Attach an SBOM, provenance or another statement to an image.
+    Attach(AttachArgs),
+    /// Show what an image is, what it can do, who signed it and what is attached to it.
+    Inspect(InspectArgs),
+    /// Show what a new version of an image can do that the old one could not.
+    Diff(DiffArgs),
+    /// Make keys to sign with.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Create or update objects from files.
     Apply(ApplyArgs),
     /// Show objects.

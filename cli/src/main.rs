@@ -22,6 +22,7 @@ mod role;
 mod run;
 mod runjson;
 mod token;
+mod trust;
 mod up;
 mod wait;
 
@@ -76,6 +77,12 @@ async fn dispatch(command: Command) -> Result<u8> {
         Command::Run(args) => return run::run(args).await,
         Command::Push(args) => image::push(args).await?,
         Command::Pull(args) => image::pull(args).await?,
+        Command::Sign(args) => trust::sign(args).await?,
+        Command::Verify(args) => trust::verify(args).await?,
+        Command::Attach(args) => trust::attach(args).await?,
+        Command::Inspect(args) => trust::inspect(args).await?,
+        Command::Diff(args) => return trust::diff(args).await,
+        Command::Key(command) => trust::key(command)?,
         Command::Apply(args) => get::apply(args).await?,
         Command::Get(args) => get::get(args).await?,
         Command::Describe(args) => describe::describe(args).await?,

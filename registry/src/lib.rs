@@ -31,6 +31,7 @@ pub mod upload;
 pub mod usage;
 pub mod wasm;
 
+mod attached;
 mod body;
 mod collect;
 mod conditions;
@@ -55,6 +56,7 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 
+pub use attached::Document;
 pub use collect::Report;
 pub use limits::Limits;
 pub use registry::{Parts, Registry};

@@ -5,6 +5,7 @@
 
 mod code;
 mod run;
+mod trust;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::pull::{Images, Keyring, Pin};
 use crate::volumes::Volumes;
 use code::Known;
 pub(crate) use code::prepare_ahead;
+use trust::Trust;
 pub(crate) use writes::WRITES_MAX;
 
 /// What the work needs; shared by all tasks.
@@ -42,6 +44,7 @@ pub(crate) struct Tools {
     pub guests: tokio::runtime::Handle,
     pub results: mpsc::Sender<Input>,
     pub known: Known,
+    pub trust: Trust,
     pub writes: tokio::sync::Semaphore,
 }
 
@@ -318,6 +321,15 @@ async fn pull(
         let reason = "FailedToRetrieveImagePullSecret";
         note(EventType::Warning, reason, trouble);
     }
+    let pulled = match pulled {
+        // Before anything is compiled, and on the digest that is here.
+        Ok(pulled) => tools
+            .trust
+            .check(tools, &pod.namespace, &image, &pulled.image)
+            .await
+            .map(|()| pulled),
+        Err(e) => Err(e),
+    };
     match pulled {
         Ok(pulled) => {
             // The one of an earlier run goes when the new one is there.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::perform::{Tools, prepare_ahead};
+use crate::pull::{Keyring, Pin};
 use crate::watch::{self, Change, Target};
 
 /// Images waiting; one more is left to its pod.
@@ -92,9 +93,13 @@ pub(crate) async fn run(
     }
 }
 
-async fn fetch(tools: Arc<Tools>, mut images: mpsc::Receiver<String>, stop: CancellationToken) {
-    while let Some(image) = images.recv().await {
-        let work = ahead(&tools, &image);
+async fn fetch(
+    tools: Arc<Tools>,
+    mut images: mpsc::Receiver<(String, String)>,
+    stop: CancellationToken,
+) {
+    while let Some((namespace, image)) = images.recv().await {
+        let work = ahead(&tools, &namespace, &image);
         let fetched = tokio::select! {
             () = stop.cancelled() => return,
             fetched = work => fetched,
@@ -117,11 +122,13 @@ async fn fetch(tools: Arc<Tools>, mut images: mpsc::Receiver<String>, stop: Canc
     }
 }
 
-async fn ahead(tools: &Tools, image: &str) -> Result<crate::pull::Pin, String> {
-    let pulled = tools
-        .images
-        .pull(image, PullPolicy::IfNotPresent, None, || {});
-    let pulled = pulled.await.map_err(|(_, problem)| problem.to_string())?;
+async fn ahead(tools: &Tools, namespace: &str, image: &str) -> Result<Pin, String> {
+    let (policy, nobody) = (PullPolicy::IfNotPresent, Keyring::default());
+    let pulled = tools.images.pull(image, policy, None, &nobody, || {}).await;
+    let pulled = pulled.map_err(|(_, problem)| problem.to_string())?;
+    // What the namespace does not want is not compiled for it either.
+    let trusted = tools.trust.check(tools, namespace, image, &pulled.image);
+    trusted.await.map_err(|(_, problem)| problem.to_string())?;
     prepare_ahead(tools, &pulled.image)
         .await
         .map_err(|error| error.problem.to_string())?;

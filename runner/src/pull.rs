@@ -16,6 +16,7 @@ mod reference;
 mod secrets;
 mod select;
 pub(crate) mod serve;
+mod signatures;
 mod source;
 mod store;
 #[cfg(test)]
@@ -129,6 +130,20 @@ impl Images {
         flight
     }
 
+    fn reference(&self, image: &str) -> Result<Reference, PullError> {
+        Reference::parse(image, &self.endpoints.registries()).map_err(|why| {
+            let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
+            (
+                PullFailure::InvalidName,
+                Problem::new(
+                    "E_IMAGE_NAME",
+                    format!("{image:?} is not an image name: {why}"),
+                    fix,
+                ),
+            )
+        })
+    }
+
     /// Makes sure that an image is here. `asking` is called if it has to be fetched; `keyring` has the logins for
     /// registries outside.
     pub async fn pull(
@@ -139,17 +154,7 @@ impl Images {
         keyring: &Keyring,
         asking: impl FnOnce() + Send,
     ) -> Result<Pulled, PullError> {
-        let reference = Reference::parse(image, &self.endpoints.registries()).map_err(|why| {
-            let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
-            (
-                PullFailure::InvalidName,
-                Problem::new(
-                    "E_IMAGE_NAME",
-                    format!("{image:?} is not an image name: {why}"),
-                    fix,
-                ),
-            )
-        })?;
+        let reference = self.reference(image)?;
         let flight = self.flight(image);
         let _alone = flight.lock().await;
         let mut digest = reference

@@ -296,6 +296,7 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         guests: guests.handle().clone(),
         results: results_to,
         known: Default::default(),
+        trust: Default::default(),
         writes: tokio::sync::Semaphore::new(WRITES_MAX),
     });
     let agent = Agent::new(AgentConfig {

@@ -19,6 +19,7 @@ mod data;
 mod desk;
 mod enter;
 mod error;
+mod gate;
 mod holders;
 mod join;
 mod leases;

@@ -325,6 +325,7 @@ impl Starting {
             leases: leases.clone(),
             keeper: keeper.clone(),
             runners: runners.clone(),
+            gate: Arc::new(Gate::new(store.registry.clone())),
         };
         let context = self.context(&ca, outside, phases.clone());
         let tls = server_config(clients.clone(), resolver.clone())?;

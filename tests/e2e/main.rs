@@ -20,6 +20,7 @@ mod registry_admin;
 mod registry_clients;
 mod registry_soak;
 mod registry_storage;
+mod registry_trust;
 mod rollout;
 mod runners;
 mod samples;

@@ -22,17 +22,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "coracle-scheduler",
         &[
-            "api", "plan", "state", "raft", "server", "registry", "objects",
+            "api", "plan", "state", "raft", "server", "registry", "objects", "trust",
         ],
     ),
     ("coracle-engine", &[]),
     ("coracle-proxy", &["route"]),
     (
         "coracle-runner",
-        &["api", "agent", "engine", "proxy", "route"],
+        &["api", "agent", "engine", "proxy", "route", "trust"],
     ),
     ("coracle-registry", &[]),
     ("coracle-objects", &["registry"]),
+    ("coracle-trust", &[]),
     ("coracle-tests", &["api", "plan", "state", "agent", "route"]),
     ("xtask", &[]),
 ];
@@ -43,6 +44,7 @@ const PURE: &[&str] = &[
     "scheduler/state",
     "runner/agent",
     "proxy/route",
+    "registry/trust",
 ];
 /// What a pure crate never names outside its tests.
 const IMPURE: &[&str] = &[

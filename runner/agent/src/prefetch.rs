@@ -27,6 +27,7 @@ struct Set {
     owner: String,
     /// It wants pods.
     wants: bool,
+    namespace: String,
     images: Vec<String>,
 }
 
@@ -39,13 +40,13 @@ pub struct Prefetch {
     by_owner: BTreeMap<String, BTreeSet<String>>,
     /// Uid of the ReplicaSet by pod.
     pods: BTreeMap<Key, String>,
-    told: BTreeSet<String>,
+    told: BTreeSet<(String, String)>,
 }
 
 impl Prefetch {
-    /// These are all ReplicaSets. Answers the images to fetch now, as do [`Self::set`] and [`Self::pod`]; each is told
-    /// once.
-    pub fn sets(&mut self, all: &[Value]) -> Vec<String> {
+    /// These are all ReplicaSets. Answers the images to fetch now with their namespaces, as do [`Self::set`] and
+    /// [`Self::pod`]; each is told once.
+    pub fn sets(&mut self, all: &[Value]) -> Vec<(String, String)> {
         self.sets.clear();
         self.by_owner.clear();
         all.iter().for_each(|set| self.put(set));
@@ -54,7 +55,7 @@ impl Prefetch {
     }
 
     /// A ReplicaSet is new or changed.
-    pub fn set(&mut self, set: &Value) -> Vec<String> {
+    pub fn set(&mut self, set: &Value) -> Vec<(String, String)> {
         self.put(set);
         let owner = self.sets.get(meta::uid(set)).map(|s| s.owner.clone());
         let owner = owner.filter(|owner| self.local_owners().contains(owner));
@@ -75,14 +76,14 @@ impl Prefetch {
     }
 
     /// These are all pods of this node, each with the uid of its ReplicaSet ([`replica_set_of`]).
-    pub fn pods(&mut self, all: impl IntoIterator<Item = (Key, String)>) -> Vec<String> {
+    pub fn pods(&mut self, all: impl IntoIterator<Item = (Key, String)>) -> Vec<(String, String)> {
         self.pods = all.into_iter().collect();
         let owners = self.local_owners();
         self.tell(owners)
     }
 
     /// A pod of this node is new or changed.
-    pub fn pod(&mut self, pod: Key, set: String) -> Vec<String> {
+    pub fn pod(&mut self, pod: Key, set: String) -> Vec<(String, String)> {
         let owner = self.sets.get(&set).map(|s| s.owner.clone());
         if self.pods.insert(pod, set).is_some() {
             // Its ReplicaSet is what it was.
@@ -112,6 +113,7 @@ impl Prefetch {
         let set = Set {
             owner: owner.to_string(),
             // As the API's default has it, absent means one.
+            namespace: meta::namespace(object).to_string(),
             wants: object["spec"]["replicas"].as_u64() != Some(0),
             images: images(&object["spec"]["template"]["spec"]),
         };
@@ -125,7 +127,7 @@ impl Prefetch {
     }
 
     /// Images of these Deployments' ReplicaSets that want pods and have none here.
-    fn tell(&mut self, owners: impl IntoIterator<Item = String>) -> Vec<String> {
+    fn tell(&mut self, owners: impl IntoIterator<Item = String>) -> Vec<(String, String)> {
         let here: BTreeSet<&String> = self.pods.values().collect();
         let mut images = Vec::new();
         for owner in owners {
@@ -133,7 +135,8 @@ impl Prefetch {
             let sets = uids.filter(|uid| !here.contains(uid));
             for set in sets.filter_map(|uid| self.sets.get(uid)) {
                 if set.wants {
-                    images.extend(set.images.iter().cloned());
+                    let with = |image: &String| (set.namespace.clone(), image.clone());
+                    images.extend(set.images.iter().map(with));
                 }
             }
         }
@@ -188,8 +191,15 @@ mod tests {
         Key::new("team", name)
     }
 
-    fn nothing() -> Vec<String> {
+    type Told = Vec<(String, String)>;
+
+    fn nothing() -> Told {
         Vec::new()
+    }
+
+    fn told(images: &[&str]) -> Told {
+        let of = |image: &&str| ("team".to_string(), image.to_string());
+        images.iter().map(of).collect()
     }
 
     #[test]
@@ -197,7 +207,10 @@ mod tests {
         let mut here = Prefetch::default();
         assert_eq!(here.sets(&[set("web-1", "web", 3, "web:v1")]), nothing());
         assert_eq!(here.pod(key("a"), "web-1".into()), nothing());
-        assert_eq!(here.set(&set("web-2", "web", 1, "web:v2")), ["web:v2"]);
+        assert_eq!(
+            here.set(&set("web-2", "web", 1, "web:v2")),
+            told(&["web:v2"])
+        );
         // Once.
         assert_eq!(here.set(&set("web-2", "web", 2, "web:v2")), nothing());
         assert_eq!(here.pod(key("b"), "web-1".into()), nothing());
@@ -212,7 +225,7 @@ mod tests {
         ];
         assert_eq!(elsewhere.sets(&both), nothing());
         // Until it comes.
-        assert_eq!(elsewhere.pod(key("y"), "web-1".into()), ["web:v2"]);
+        assert_eq!(elsewhere.pod(key("y"), "web-1".into()), told(&["web:v2"]));
     }
 
     #[test]
@@ -225,11 +238,14 @@ mod tests {
         ];
         assert_eq!(here.sets(&sets), nothing());
         // A rollback wants the first again.
-        assert_eq!(here.set(&set("web-1", "web", 1, "web:v1")), ["web:v1"]);
+        assert_eq!(
+            here.set(&set("web-1", "web", 1, "web:v1")),
+            told(&["web:v1"])
+        );
         here.set_gone("web-1");
         here.pod_gone(&key("a"));
         assert_eq!(here.set(&set("web-3", "web", 1, "web:v3")), nothing());
-        assert_eq!(here.pod(key("b"), "web-2".into()), ["web:v3"]);
+        assert_eq!(here.pod(key("b"), "web-2".into()), told(&["web:v3"]));
     }
 
     #[test]
@@ -243,7 +259,7 @@ mod tests {
         spec["imagePullSecrets"] = json!([{"name": "login"}]);
         assert_eq!(here.set(&next), nothing());
         next["spec"]["template"]["spec"]["imagePullSecrets"] = json!([]);
-        assert_eq!(here.set(&next), ["init:v2", "web:v2"]);
+        assert_eq!(here.set(&next), told(&["init:v2", "web:v2"]));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use coracle_trust::listing::Listed;
 use futures_util::StreamExt;
 use oci_distribution::client::{Client, ClientConfig, ClientProtocol};
 use oci_distribution::errors::{OciDistributionError as OciError, OciErrorCode};
@@ -178,6 +179,33 @@ impl Source for Remote {
             )?;
         }
         Ok(())
+    }
+
+    async fn referrers(
+        &self,
+        of: &Reference,
+        digest: &str,
+        artifact_type: &str,
+    ) -> Result<Vec<Listed>, FetchError> {
+        let index = self
+            .client
+            .pull_referrers(&self.reference(of, digest), Some(artifact_type))
+            .await;
+        let index = match index.map_err(translate) {
+            Err(FetchError::NotFound) => return Ok(Vec::new()),
+            index => index?,
+        };
+        Ok(index
+            .manifests
+            .into_iter()
+            .map(|entry| Listed {
+                media_type: entry.media_type,
+                digest: entry.digest,
+                size: u64::try_from(entry.size).unwrap_or(0),
+                artifact_type: Some(artifact_type.to_string()),
+                annotations: entry.annotations,
+            })
+            .collect())
     }
 
     async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {

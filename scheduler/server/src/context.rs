@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::pages::Pages;
 use crate::service_alloc::Range;
 use crate::shed::Shed;
+use crate::write::admission::Admission;
 use crate::write::renewal::Renewals;
 
 /// Requests (without watches and log streams) handled at once; above it 429. At 1 ms each this is far beyond what the
@@ -152,6 +153,8 @@ pub struct ContextConfig {
     pub members: Arc<dyn Members>,
     /// Heartbeats of nodes; without it each is a write like any other.
     pub renewals: Option<Arc<dyn Renewals>>,
+    /// A judgement on what is about to be stored; without it form is all that counts.
+    pub admission: Option<Arc<dyn Admission>>,
     /// Renewal and rotation.
     pub certificates: Arc<dyn Certificates>,
     /// Backups.

@@ -432,6 +432,7 @@ fn config(fake: Arc<Fake>, service_range: Range) -> ContextConfig {
         backups: Arc::new(Outside),
         certificates: Arc::new(Outside),
         renewals: None,
+        admission: None,
         bearer: Some(Arc::new(|token| (token == "good").then(admin))),
         ca_bundle_pem: Arc::new(|| "PEM".into()),
         status: Arc::new(|| json!({"name": "one"})),
