@@ -123,7 +123,9 @@ async fn fetch(
 }
 
 async fn ahead(tools: &Tools, namespace: &str, image: &str) -> Result<Pin, String> {
-    let (policy, nobody) = (PullPolicy::IfNotPresent, Keyring::default());
+    let policy = PullPolicy::IfNotPresent;
+    // Images behind pull secrets are not fetched ahead.
+    let nobody = Keyring::new(tools.api.clone(), namespace, Vec::new());
     let pulled = tools.images.pull(image, policy, None, &nobody, || {}).await;
     let pulled = pulled.map_err(|(_, problem)| problem.to_string())?;
     // What the namespace does not want is not compiled for it either.
