@@ -27,7 +27,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("coracle-proxy", &["route"]),
     (
         "coracle-runner",
-        &["api", "agent", "engine", "proxy", "route"],
+        // Of the registry: which part of an image is the Wasm, decided once for nodes and the command line.
+        &["api", "agent", "engine", "proxy", "registry", "route"],
     ),
     ("coracle-registry", &[]),
     ("coracle-tests", &["api", "plan", "state", "agent", "route"]),
