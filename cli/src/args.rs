@@ -340,13 +340,27 @@ pub struct RunArgs {
     pub target: Target,
 }
 
+/// How blobs travel.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Transfer {
+    /// Show no progress, only the result.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Layers on their way at once.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub parallel: u8,
+}
+
 /// `coracle push`.
 #[derive(Args, Clone, Debug)]
 pub struct PushArgs {
     /// The component or core module.
     pub file: PathBuf,
-    /// NAME[:TAG], or HOST[:PORT]/NAME[:TAG] for another registry.
+    /// NAME[:TAG], or HOST[:PORT]/NAME[:TAG] for another registry, with the login of `docker login`.
     pub image: String,
+    /// How it goes.
+    #[command(flatten)]
+    pub transfer: Transfer,
     /// Cluster.
     #[command(flatten)]
     pub target: Target,
@@ -357,9 +371,12 @@ pub struct PushArgs {
 pub struct PullArgs {
     /// NAME[:TAG], NAME@sha256:…, or with HOST[:PORT]/ in front for another registry.
     pub image: String,
-    /// Where to write the file.
+    /// Where to write the file. What came of it before a line broke is beside it, and the next pull goes on with that.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// How it goes.
+    #[command(flatten)]
+    pub transfer: Transfer,
     /// Cluster.
     #[command(flatten)]
     pub target: Target,

@@ -17,6 +17,8 @@ pub struct Client {
     kube: kube::Client,
     /// Namespace of commands that name none.
     pub namespace: String,
+    /// Where the API is, as a URL.
+    pub server: String,
 }
 
 /// Where the kubeconfig is, by DESIGN section 7, "Finding the cluster".
@@ -78,7 +80,9 @@ impl Client {
         // Watches and followed logs are silent for as long as nothing happens.
         config.read_timeout = None;
         let namespace = config.default_namespace.clone();
+        let server = config.cluster_url.to_string();
         Ok(Self {
+            server,
             kube: kube::Client::try_from(config).map_err(|e| bad(&e))?,
             namespace,
         })

@@ -12,6 +12,7 @@
 
 pub mod authorise;
 pub mod blobs;
+pub mod client;
 pub mod counters;
 pub mod digest;
 pub mod error;

@@ -10,11 +10,13 @@
 mod meter;
 mod near;
 mod outside;
+mod packed;
+#[cfg(test)]
+mod packed_tests;
 mod partial;
 mod peers;
 mod reference;
 mod secrets;
-mod select;
 pub(crate) mod serve;
 mod signatures;
 mod source;
@@ -29,6 +31,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use coracle_agent::{Image, Problem, PullFailure, PullPolicy, Transfer};
+use coracle_registry::digest::{Algorithm, Digest as Named};
+use coracle_registry::wasm::{self, Choice, INDEX_DEPTH_MAX, MANIFEST_BYTES_MAX, Unsupported};
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -42,7 +46,6 @@ use outside::Outside;
 use peers::Peers;
 use reference::{Place, Reference};
 pub(crate) use secrets::Keyring;
-use select::{Choice, choose};
 use serve::Serve;
 use source::{Embedded, FetchError, Source};
 pub(crate) use store::Pin;
@@ -50,10 +53,8 @@ use store::{Record, Store};
 
 /// Pulls at once: enough to fill a network, few enough to keep memory and disk calm.
 const PULLS_MAX: usize = 8;
-/// Indexes inside indexes followed.
-const INDEX_DEPTH_MAX: u32 = 3;
-/// Largest manifest read; the registry's own bound is 4 MiB.
-const MANIFEST_BYTES_MAX: usize = 4 << 20;
+/// Largest Wasm file, in bytes: what the engine takes.
+const WASM_BYTES_MAX: u64 = coracle_engine::MAX_WASM_BYTES as u64;
 
 /// Code of what the registry does not give to whoever asked.
 const DENIED: &str = "E_IMAGE_DENIED";
@@ -264,52 +265,53 @@ impl Images {
         if let Some((record, pin)) = self.here(&top) {
             return Ok((record, pin, None));
         }
-        for _ in 0..=INDEX_DEPTH_MAX {
-            match choose(&bytes).map_err(|why| unsupported(reference, &why))? {
-                Choice::Layer { digest, size } => {
-                    if size > coracle_engine::MAX_WASM_BYTES as u64 {
-                        let why = format!(
-                            "its layer has {size} bytes, and {} are the limit",
-                            coracle_engine::MAX_WASM_BYTES
-                        );
-                        return Err(unsupported(reference, &why));
-                    }
-                    let pin = self.store.pin(&digest);
-                    let came = self.layer(source, reference, &digest, size).await?;
-                    let record = Record {
-                        digest: top,
-                        wasm: digest,
-                    };
-                    let (store, kept) = (self.store.clone(), record.clone());
-                    off_thread(move || store.set_image(&kept)).await?;
-                    self.prune().await?;
-                    return Ok((record, pin, came));
+        let mut depth = 0;
+        let mut config: Option<Vec<u8>> = None;
+        let (wasm, pin, came) = loop {
+            match wasm::choose(&bytes, config.as_deref()).map_err(|e| unsupported(reference, &e))? {
+                Choice::Layer(layer) => {
+                    let (wasm, max) = (sha256(reference, &layer.digest)?, WASM_BYTES_MAX);
+                    let pin = self.store.pin(&wasm);
+                    let came = self
+                        .layer(source, reference, &wasm, layer.size, max)
+                        .await?;
+                    break (wasm, pin, came);
                 }
-                Choice::Manifest { digest } => {
-                    (bytes, found) = manifest(source, reference, &digest).await?
+                Choice::Packed(packed) => break self.unpack(source, reference, &packed).await?,
+                Choice::Config(target) => {
+                    config = Some(configuration(source, reference, &target.digest).await?);
                 }
-                Choice::AskConfig { digest } => {
-                    let config = source
-                        .blob_small(reference, &digest)
-                        .await
-                        .map_err(|e| failed(reference, &e))?;
-                    return Err(unsupported(reference, &select::describe(&config)));
+                Choice::Manifest(target) if depth < INDEX_DEPTH_MAX => {
+                    depth += 1;
+                    let digest = sha256(reference, &target.digest)?;
+                    (bytes, found) = manifest(source, reference, &digest).await?;
+                }
+                Choice::Manifest(_) => {
+                    let what = format!("has an index {found} that leads to ever more indexes");
+                    return Err(refused(reference, &what, "push the image again"));
                 }
             }
-        }
-        Err(unsupported(
-            reference,
-            &format!("its index {found} leads to ever more indexes"),
-        ))
+        };
+        let record = Record { digest: top, wasm };
+        let (store, kept) = (self.store.clone(), record.clone());
+        off_thread(move || store.set_image(&kept)).await?;
+        self.prune().await?;
+        Ok((record, pin, came))
     }
 
+    /// Brings a layer of at most `max` bytes here. Answers how many bytes came from where, `None` if it was here.
     async fn layer(
         &self,
         source: &impl Source,
         reference: &Reference,
         digest: &str,
         size: u64,
+        max: u64,
     ) -> Result<Option<(u64, String)>, PullError> {
+        if size > max {
+            let what = format!("has a layer of {size} bytes where {max} are the limit");
+            return Err(refused(reference, &what, "make it smaller"));
+        }
         if self.store.has(digest) {
             return Ok(None);
         }
@@ -432,13 +434,54 @@ fn failed(reference: &Reference, error: &FetchError) -> PullError {
     (PullFailure::Pull, problem)
 }
 
-fn unsupported(reference: &Reference, why: &str) -> PullError {
-    let fix = "Use an image that holds a WebAssembly component; `coracle push FILE NAME` makes one";
+/// The configuration of an image, which says where its Wasm is.
+async fn configuration(
+    source: &impl Source,
+    reference: &Reference,
+    digest: &Named,
+) -> Result<Vec<u8>, PullError> {
+    let name = sha256(reference, digest)?;
+    let bytes = source
+        .blob_small(reference, &name)
+        .await
+        .map_err(|e| failed(reference, &e))?;
+    let found = digest.algorithm().digest(&bytes);
+    if found != *digest {
+        let e = FetchError::Corrupt(format!(
+            "the configuration asked for as {digest} has digest {found}"
+        ));
+        return Err(failed(reference, &e));
+    }
+    Ok(bytes)
+}
+
+/// A digest as this node's store takes it.
+fn sha256(reference: &Reference, digest: &Named) -> Result<String, PullError> {
+    match digest.algorithm() {
+        Algorithm::Sha256 => Ok(digest.to_string()),
+        Algorithm::Sha512 => Err(refused(
+            reference,
+            "names its parts by sha512 digests, which nodes do not keep",
+            "push it with sha256 digests, as `coracle push` does",
+        )),
+    }
+}
+
+fn unsupported(reference: &Reference, refusal: &Unsupported) -> PullError {
+    refused(reference, &refusal.what, &refusal.fix)
+}
+
+/// What the image is, beginning with a verb, and what to do.
+fn refused(reference: &Reference, what: &str, fix: &str) -> PullError {
+    let mut fix = fix.to_string();
+    if let Some(first) = fix.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
     (
         PullFailure::Unsupported,
         Problem::new(
             "E_IMAGE_UNSUPPORTED",
-            format!("{} cannot run here: {why}", reference.original),
+            format!("{} {what}", reference.original),
             fix,
         ),
     )

@@ -29,7 +29,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("coracle-proxy", &["route"]),
     (
         "coracle-runner",
-        &["api", "agent", "engine", "proxy", "route", "trust"],
+        // Of the registry: which part of an image is the Wasm, decided once for nodes and the command line.
+        &["api", "agent", "engine", "proxy", "registry", "route", "trust"],
     ),
     ("coracle-registry", &[]),
     ("coracle-objects", &["registry"]),

@@ -217,7 +217,9 @@ async fn wasm_artifacts_are_strict() {
         made.manifest_digest.to_string()
     );
     let got = rig.get(uri).await.expect(200);
-    let layer = wasm::select_layer(&got.body, None).unwrap();
+    let Ok(wasm::Choice::Layer(layer)) = wasm::choose(&got.body, None) else {
+        panic!("no layer chosen");
+    };
     let got = rig
         .get(&format!("/v2/demo/hello/blobs/{}", layer.digest))
         .await;
