@@ -325,7 +325,7 @@ async fn pull(
         // Before anything is compiled, and on the digest that is here.
         Ok(pulled) => tools
             .trust
-            .check(tools, &pod.namespace, &image, &pulled.image)
+            .check(tools, &pod.namespace, &image, &pulled.image, &keyring)
             .await
             .map(|()| pulled),
         Err(e) => Err(e),

@@ -84,10 +84,8 @@ pub(crate) async fn run(
         };
         for image in wanted {
             if let Err(full) = images_to.try_send(image) {
-                tracing::debug!(
-                    image = full.into_inner(),
-                    "not fetched ahead: too many are waiting"
-                );
+                let (namespace, image) = full.into_inner();
+                tracing::debug!(namespace, image, "not fetched ahead: too many are waiting");
             }
         }
     }
@@ -129,7 +127,9 @@ async fn ahead(tools: &Tools, namespace: &str, image: &str) -> Result<Pin, Strin
     let pulled = tools.images.pull(image, policy, None, &nobody, || {}).await;
     let pulled = pulled.map_err(|(_, problem)| problem.to_string())?;
     // What the namespace does not want is not compiled for it either.
-    let trusted = tools.trust.check(tools, namespace, image, &pulled.image);
+    let trusted = tools
+        .trust
+        .check(tools, namespace, image, &pulled.image, &nobody);
     trusted.await.map_err(|(_, problem)| problem.to_string())?;
     prepare_ahead(tools, &pulled.image)
         .await

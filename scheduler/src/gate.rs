@@ -14,7 +14,7 @@ use coracle_registry::Registry;
 use coracle_registry::digest::Digest;
 use coracle_registry::error::Error;
 use coracle_registry::name::Name;
-use coracle_registry::wasm;
+use coracle_registry::wasm::{self, Choice, INDEX_DEPTH_MAX};
 use coracle_server::Admission;
 use coracle_state::{BoxFuture, View};
 use coracle_trust::reference::{CLUSTER, Reference};
@@ -33,8 +33,6 @@ const KNOWN_MAX: usize = 1_024;
 const WASM_BYTES_MAX: u64 = 64 << 20;
 /// Files looked into at once, so that they take 256 MiB at most.
 const LOOKS_MAX: usize = 4;
-/// Indexes inside indexes followed, as runners do.
-const INDEX_DEPTH_MAX: usize = 3;
 /// Workloads: kinds with pods in them.
 const WORKLOADS: [&str; 8] = [
     "pods",
@@ -219,26 +217,27 @@ impl Gate {
         self.registry.read_blob(name, &digest, max).await
     }
 
-    /// The imports of the image's file; `None` for what runners refuse anyway.
+    /// The imports of the image's file; `None` for what runners refuse anyway, or must unpack first.
     async fn imports(
         &self,
         name: &Name,
         mut manifest: Vec<u8>,
     ) -> Result<Option<Arc<Imports>>, Error> {
-        for _ in 0..INDEX_DEPTH_MAX {
-            if !wasm::is_index(None, &manifest) {
-                break;
+        let mut depth = 0;
+        let layer = loop {
+            match wasm::choose(&manifest, None) {
+                Ok(Choice::Layer(layer)) => break layer,
+                Ok(Choice::Manifest(inner)) if depth < INDEX_DEPTH_MAX => {
+                    depth += 1;
+                    let inner = inner.digest.to_string();
+                    match self.registry.read_manifest(name, &inner).await? {
+                        Some(next) => manifest = next.bytes,
+                        None => return Ok(None),
+                    }
+                }
+                // A file in a tar layer is judged by the runner, which takes it out.
+                Ok(_) | Err(_) => return Ok(None),
             }
-            let Ok(inner) = wasm::select_manifest(&manifest) else {
-                return Ok(None);
-            };
-            match self.registry.read_manifest(name, &inner.digest).await? {
-                Some(next) => manifest = next.bytes,
-                None => return Ok(None),
-            }
-        }
-        let Ok(layer) = wasm::select_layer(&manifest, None) else {
-            return Ok(None);
         };
         let known = |all: &Mutex<BTreeMap<Digest, Arc<Imports>>>| {
             let all = all.lock().unwrap_or_else(PoisonError::into_inner);

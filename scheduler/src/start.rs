@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::gate::Gate;
 use crate::access::{Door, Guard, Served};
 use crate::acks::{self, Acks};
 use crate::backup;

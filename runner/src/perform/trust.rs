@@ -13,7 +13,7 @@ use coracle_trust::{ANNOTATION, Policy, digest_of, judge, read_imports};
 
 use super::Tools;
 use crate::api::{Api, Failure};
-use crate::pull::PullError;
+use crate::pull::{Keyring, PullError};
 
 /// How long a policy is used before it is asked for again: a new one is in force on every node after this time.
 const FRESH: Duration = Duration::from_secs(2);
@@ -40,13 +40,14 @@ fn refused(code: &str, message: String, fix: &str) -> PullError {
 }
 
 impl Trust {
-    /// Whether an image that was pulled may run in a namespace.
+    /// Whether an image that was pulled with `keyring` may run in a namespace.
     pub async fn check(
         &self,
         tools: &Tools,
         namespace: &str,
         written: &str,
         image: &Image,
+        keyring: &Keyring,
     ) -> Result<(), PullError> {
         let Some(text) = self.policy(&tools.api, namespace).await? else {
             return Ok(());
@@ -67,7 +68,12 @@ impl Trust {
             )
         })?;
         let found = match policy.needs_signatures() {
-            true => Some(tools.images.signatures(written, &image.digest).await?),
+            true => Some(
+                tools
+                    .images
+                    .signatures(written, &image.digest, keyring)
+                    .await?,
+            ),
             false => None,
         };
         let imports = match policy.needs_imports() {

@@ -191,7 +191,7 @@ impl Source for Remote {
             .client
             .pull_referrers(&self.reference(of, digest), Some(artifact_type))
             .await;
-        let index = match index.map_err(translate) {
+        let index = match index.map_err(|e| self.translate(e)) {
             Err(FetchError::NotFound) => return Ok(Vec::new()),
             index => index?,
         };

@@ -4,7 +4,7 @@
 use coracle_trust::{Found, SIGNATURE_BYTES_MAX, Signature, bundle, listing, simple};
 
 use super::source::{FetchError, Source};
-use super::{Images, Place, PullError, Reference, failed};
+use super::{Images, Keyring, Place, PullError, Reference, failed};
 
 /// Where an image comes from, as a policy names it.
 pub(crate) struct Origin {
@@ -25,15 +25,32 @@ impl Images {
         })
     }
 
-    /// The signatures of the manifest with this digest, in both of cosign's forms.
-    pub async fn signatures(&self, image: &str, digest: &str) -> Result<Vec<Found>, PullError> {
+    /// The signatures of the manifest with this digest, in both of cosign's forms; `keyring` as for [`Images::pull`].
+    pub async fn signatures(
+        &self,
+        image: &str,
+        digest: &str,
+        keyring: &Keyring,
+    ) -> Result<Vec<Found>, PullError> {
         let reference = self.reference(image)?;
         let found = match &reference.place {
             Place::Embedded => collect(&self.embedded, &reference, digest).await,
-            Place::Outside(_) => match self.outside.source(&reference) {
-                Ok(source) => collect(&source, &reference, digest).await,
-                Err(e) => Err(e),
-            },
+            Place::Outside(host) => {
+                let logins = keyring.logins(host, &reference.repository).await;
+                let mut found = Err(FetchError::NotFound);
+                // As for the image itself: without a login where there is none, the next one where one is refused.
+                let nobody = logins.is_empty().then_some(None);
+                for login in logins.iter().map(Some).chain(nobody) {
+                    found = match self.outside.source(&reference, login) {
+                        Ok(source) => collect(&source, &reference, digest).await,
+                        Err(e) => Err(e),
+                    };
+                    if !matches!(found, Err(FetchError::Denied(_))) {
+                        break;
+                    }
+                }
+                found
+            }
         };
         found.map_err(|e| failed(&reference, &e))
     }

@@ -209,7 +209,10 @@ impl Source for Embedded {
     ) -> Result<Vec<Listed>, FetchError> {
         // `+` in a query would be a space.
         let kind = artifact_type.replace('+', "%2B");
-        let path = format!("/v2/{}/referrers/{digest}?artifactType={kind}", of.repository);
+        let path = format!(
+            "/v2/{}/referrers/{digest}?artifactType={kind}",
+            of.repository
+        );
         let answer = self.get(&path, "application/json", 0).await?;
         let bytes = api::collect(answer.body, MANIFEST_BYTES_MAX)
             .await
