@@ -1,6 +1,6 @@
 //! `coracle inspect`: what an image is, what it can do, who signed it, what is attached to it.
 
-use coracle_registry::wasm::{self, LayerRef};
+use coracle_registry::wasm::{self, Choice, INDEX_DEPTH_MAX, LayerRef};
 use coracle_trust::capability::capabilities;
 use coracle_trust::verify::verify_statements;
 use coracle_trust::{Imports, read_imports, referrer};
@@ -14,9 +14,6 @@ use crate::args::Output;
 use crate::error::{CliError, Result};
 use crate::print;
 
-/// Indexes inside indexes followed.
-const INDEX_DEPTH_MAX: usize = 3;
-
 /// The Wasm file of an image.
 pub struct File {
     /// Its layer.
@@ -28,22 +25,30 @@ pub struct File {
 /// Reads the Wasm file of an image. The inner error says what the image is instead.
 pub async fn file(remote: &Remote, image: &Manifest) -> Result<std::result::Result<File, String>> {
     let mut manifest = image.bytes.clone();
-    for _ in 0..INDEX_DEPTH_MAX {
-        if !wasm::is_index(None, &manifest) {
-            break;
-        }
-        let inner = match wasm::select_manifest(&manifest) {
-            Ok(inner) => inner,
+    let (mut config, mut depth) = (None, 0);
+    let layer = loop {
+        match wasm::choose(&manifest, config.as_deref()) {
+            Ok(Choice::Layer(layer)) => break layer,
+            Ok(Choice::Manifest(inner)) if depth < INDEX_DEPTH_MAX => {
+                depth += 1;
+                let digest = inner.digest.to_string();
+                match remote.manifest_of(&digest).await? {
+                    Some(found) if found.digest == digest => manifest = found.bytes,
+                    _ => return Ok(Err(format!("names {digest}, which is not there"))),
+                }
+            }
+            Ok(Choice::Manifest(_)) => return Ok(Err("leads to ever more indexes".into())),
+            Ok(Choice::Config(target)) => match remote.blob(&target.digest.to_string()).await? {
+                Some(bytes) => config = Some(bytes),
+                None => return Ok(Err(format!("names {}, which is not there", target.digest))),
+            },
+            Ok(Choice::Packed(_)) => {
+                return Ok(Err(
+                    "packs its Wasm into a tar layer: pull it and push the .wasm file to look into it".into(),
+                ));
+            }
             Err(why) => return Ok(Err(why.to_string())),
-        };
-        match remote.manifest_of(&inner.digest).await? {
-            Some(found) if found.digest == inner.digest => manifest = found.bytes,
-            _ => return Ok(Err(format!("names {}, which is not there", inner.digest))),
         }
-    }
-    let layer = match wasm::select_layer(&manifest, None) {
-        Ok(layer) => layer,
-        Err(why) => return Ok(Err(why.to_string())),
     };
     let Some(bytes) = remote.blob(&layer.digest.to_string()).await? else {
         return Ok(Err(format!("names {}, which is not there", layer.digest)));

@@ -36,7 +36,7 @@ use coracle_registry::meta::{Meta, MetaError, Row};
 use coracle_registry::rows::{self, OBJECTS};
 use coracle_registry::upload::UploadId;
 use coracle_registry::{BoxFuture, Clock};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt};

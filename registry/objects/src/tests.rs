@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use coracle_registry::blobs::{disk, memory};
 use coracle_registry::digest::Algorithm;
 use coracle_registry::meta::{self, Write};
+use futures_util::StreamExt;
 use object_store::memory::InMemory;
 
 use super::*;
