@@ -98,6 +98,13 @@ impl Remote {
         }
     }
 
+    /// The client, which knows the login from now on, whatever is asked for first.
+    async fn ready(&self, reference: &oci_distribution::Reference) -> &Client {
+        let registry = reference.resolve_registry();
+        self.client.store_auth_if_needed(registry, &self.auth).await;
+        &self.client
+    }
+
     fn denied(&self) -> FetchError {
         FetchError::Denied(match &self.secret {
             Some(secret) => format!("the registry refuses the login in the Secret {secret}"),
@@ -168,9 +175,10 @@ impl Source for Remote {
         into: &mut Writer,
     ) -> Result<(), FetchError> {
         let layer = descriptor(digest);
-        let mut stream = self
-            .client
-            .pull_blob_stream(&self.reference(of, &of.tag), &layer)
+        let reference = self.reference(of, &of.tag);
+        let client = self.ready(&reference).await;
+        let mut stream = client
+            .pull_blob_stream(&reference, &layer)
             .await
             .map_err(|e| self.translate(e))?;
         while let Some(chunk) = stream.next().await {
@@ -210,9 +218,10 @@ impl Source for Remote {
 
     async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {
         let layer = descriptor(digest);
-        let mut stream = self
-            .client
-            .pull_blob_stream(&self.reference(of, &of.tag), &layer)
+        let reference = self.reference(of, &of.tag);
+        let client = self.ready(&reference).await;
+        let mut stream = client
+            .pull_blob_stream(&reference, &layer)
             .await
             .map_err(|e| self.translate(e))?;
         let mut all = Vec::new();
