@@ -314,7 +314,12 @@ async fn pull(
         // Before anything is compiled, and on the digest that is here.
         Ok(pulled) => tools
             .trust
-            .check(tools, &namespace, &image, &pulled.image)
+            .check(
+                &tools.api,
+                &tools.images,
+                &namespace,
+                (&image, &pulled.image),
+            )
             .await
             .map(|()| pulled),
         Err(e) => Err(e),
