@@ -28,7 +28,7 @@ struct Rig {
     trust: Trust,
     key: PrivateKey,
     image: Image,
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 fn answer(said: &Mutex<Said>, asked: &Asked) -> Answer {
@@ -77,7 +77,7 @@ impl Rig {
                 wasm: digest_of(b"wasm"),
                 id: String::new(),
             },
-            dir,
+            _dir: dir,
         }
     }
 
@@ -189,7 +189,6 @@ async fn imports_are_read_from_the_file_that_would_run() {
     locked(&rig.said).policy = Some("imports: ['wasi:*']".into());
     rig.age();
     rig.check().await.unwrap();
-    assert!(rig.dir.path().exists());
 }
 
 #[tokio::test]
