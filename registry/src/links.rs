@@ -2,6 +2,7 @@
 
 use http::{Extensions, HeaderMap};
 
+use crate::authorise::namespace;
 use crate::authorise::{Access, Action};
 use crate::blobs::{Opened, Source};
 use crate::digest::Digest;
@@ -11,7 +12,6 @@ use crate::meta::{Change, MetaError, Precondition, Write};
 use crate::name::Name;
 use crate::registry::{CONFLICTS_MAX, Registry};
 use crate::rows::{self, BLOBS, BlobRow, EPOCHS, HOLDERS, LINKS, LinkRow, Touch};
-use crate::usage::namespace;
 
 /// Repositories looked at for a mount without `from`: the first few holders are as good as all.
 const MOUNT_HOLDERS_MAX: usize = 16;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::BoxFuture;
+use crate::authorise::namespace;
 use crate::blobs::Opened;
 use crate::conditions::Conditions;
 use crate::digest::{Algorithm, Digest};
@@ -21,7 +22,6 @@ use crate::rows::{
     Repository, TAGS, TagRow, Touch,
 };
 use crate::through::is_mirror;
-use crate::usage::namespace;
 
 /// References of one manifest looked up at once.
 const CHECKS_AT_ONCE: usize = 16;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::authorise::namespace;
 use crate::blobs::{BlobError, Source};
 use crate::body::Incoming;
 use crate::digest::{Algorithm, Digest, Hash};
@@ -18,7 +19,6 @@ use crate::name::Name;
 use crate::range;
 use crate::registry::Registry;
 use crate::upload::{Chunk, Note, Phase, Refusal, Upload, UploadId};
-use crate::usage::namespace;
 
 /// Bytes gathered before they are written and hashed: the memory one upload costs, and the size of its disk writes.
 pub(crate) const APPEND_BYTES: usize = 256 * 1024;

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
 use crate::Clock;
+use crate::authorise::namespace;
 use crate::authorise::{Access, Authorise, Verdict};
 use crate::blobs::{BlobError, Blobs};
 use crate::counters::Counters;
@@ -20,7 +21,6 @@ use crate::quota::Ledger;
 use crate::rows;
 use crate::scrub::Scrubs;
 use crate::upload::{Note, Upload, UploadId};
-use crate::usage::namespace;
 
 /// How often a batch is decided anew after losing a race. Every loss means that somebody else got something done, so a
 /// caller that loses this often is in a crowd and is asked to come back.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::authorise::namespace;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::name::Name;
@@ -68,12 +69,6 @@ pub struct Usage {
     pub bytes: u64,
     /// Number of digests.
     pub digests: u64,
-}
-
-/// The first segment of a repository's name: whose quota counts.
-pub fn namespace(name: &Name) -> &str {
-    let name = name.as_str();
-    name.split_once('/').map_or(name, |(first, _)| first)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

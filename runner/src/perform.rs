@@ -325,7 +325,11 @@ async fn pull(
         // Before anything is compiled, and on the digest that is here.
         Ok(pulled) => tools
             .trust
-            .check(tools, &pod.namespace, &image, &pulled.image, &keyring)
+            .check(
+                (&tools.api, &tools.images, &keyring),
+                &pod.namespace,
+                (&image, &pulled.image),
+            )
             .await
             .map(|()| pulled),
         Err(e) => Err(e),

@@ -127,9 +127,11 @@ async fn ahead(tools: &Tools, namespace: &str, image: &str) -> Result<Pin, Strin
     let pulled = tools.images.pull(image, policy, None, &nobody, || {}).await;
     let pulled = pulled.map_err(|(_, problem)| problem.to_string())?;
     // What the namespace does not want is not compiled for it either.
-    let trusted = tools
-        .trust
-        .check(tools, namespace, image, &pulled.image, &nobody);
+    let trusted = tools.trust.check(
+        (&tools.api, &tools.images, &nobody),
+        namespace,
+        (image, &pulled.image),
+    );
     trusted.await.map_err(|(_, problem)| problem.to_string())?;
     prepare_ahead(tools, &pulled.image)
         .await

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{QUOTAS_MAX, denied};
+use crate::authorise::namespace;
 use crate::digest::Digest;
 use crate::error::{Code, Error};
 use crate::meta::Precondition;
@@ -10,7 +11,6 @@ use crate::name::Name;
 use crate::registry::{PAGE_ROWS, Registry};
 use crate::rows::{self, HOLDERS, LINKS, LinkRow, MANIFESTS, ManifestRow, QUOTAS, QuotaRow};
 use crate::upload::UploadId;
-use crate::usage::namespace;
 
 /// How often the rows are counted for one answer while others push to the same namespace.
 const COUNTS_MAX: usize = 4;

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 use coracle_agent::{Image, Problem, PullFailure};
 use coracle_trust::{ANNOTATION, Policy, digest_of, judge, read_imports};
 
-use super::Tools;
 use crate::api::{Api, Failure};
-use crate::pull::{Keyring, PullError};
+use crate::pull::{Images, Keyring, PullError};
 
 /// How long a policy is used before it is asked for again: a new one is in force on every node after this time.
 const FRESH: Duration = Duration::from_secs(2);
@@ -43,13 +42,11 @@ impl Trust {
     /// Whether an image that was pulled with `keyring` may run in a namespace.
     pub async fn check(
         &self,
-        tools: &Tools,
+        (api, images, keyring): (&Api, &Images, &Keyring),
         namespace: &str,
-        written: &str,
-        image: &Image,
-        keyring: &Keyring,
+        (written, image): (&str, &Image),
     ) -> Result<(), PullError> {
-        let Some(text) = self.policy(&tools.api, namespace).await? else {
+        let Some(text) = self.policy(api, namespace).await? else {
             return Ok(());
         };
         let key = (
@@ -68,19 +65,14 @@ impl Trust {
             )
         })?;
         let found = match policy.needs_signatures() {
-            true => Some(
-                tools
-                    .images
-                    .signatures(written, &image.digest, keyring)
-                    .await?,
-            ),
+            true => Some(images.signatures(written, &image.digest, keyring).await?),
             false => None,
         };
         let imports = match policy.needs_imports() {
-            true => Some(imports(tools, written, &image.wasm).await?),
+            true => Some(imports(images, written, &image.wasm).await?),
             false => None,
         };
-        let origin = tools.images.origin(written).ok_or_else(|| {
+        let origin = images.origin(written).ok_or_else(|| {
             let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
             refused(
                 "E_IMAGE_NAME",
@@ -159,11 +151,11 @@ impl Trust {
 }
 
 async fn imports(
-    tools: &Tools,
+    images: &Images,
     written: &str,
     wasm: &str,
 ) -> Result<coracle_trust::Imports, PullError> {
-    let path = tools.images.wasm(wasm);
+    let path = images.wasm(wasm);
     let read = tokio::task::spawn_blocking(move || {
         let bytes = std::fs::read(&path).map_err(|e| e.to_string())?;
         read_imports(&bytes)
@@ -179,18 +171,4 @@ async fn imports(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_policy_is_fresh_for_a_while_only() {
-        let trust = Trust::default();
-        assert_eq!(trust.fresh("a"), None);
-        let text = Some("sources: []".to_string());
-        locked(&trust.policies).insert("a".into(), (text.clone(), Instant::now()));
-        assert_eq!(trust.fresh("a"), Some(text));
-        let old = Instant::now().checked_sub(FRESH).unwrap();
-        locked(&trust.policies).insert("a".into(), (None, old));
-        assert_eq!(trust.fresh("a"), None);
-    }
-}
+mod tests;

@@ -195,10 +195,9 @@ impl Source for Remote {
         digest: &str,
         artifact_type: &str,
     ) -> Result<Vec<Listed>, FetchError> {
-        let index = self
-            .client
-            .pull_referrers(&self.reference(of, digest), Some(artifact_type))
-            .await;
+        let reference = self.reference(of, digest);
+        let client = self.ready(&reference).await;
+        let index = client.pull_referrers(&reference, Some(artifact_type)).await;
         let index = match index.map_err(|e| self.translate(e)) {
             Err(FetchError::NotFound) => return Ok(Vec::new()),
             index => index?,
