@@ -64,7 +64,7 @@ async fn what_does_not_fit_is_refused_on_every_way_in() {
             reply.refused(403, "DENIED");
             rig.get(&location).await.expect(404);
 
-            let location = rig.start("demo").await;
+            let location = rig.start("demo/d").await;
             rig.send("PATCH", &location, &[], second[..300].to_vec())
                 .await
                 .expect(202);

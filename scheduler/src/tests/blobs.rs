@@ -349,7 +349,7 @@ async fn the_registry_is_looked_after_by_administrators() {
         (Method::POST, "gc"),
         (Method::POST, "scrub"),
         (Method::GET, "quotas"),
-        (Method::PUT, "quotas/demo"),
+        (Method::PUT, "quotas/default"),
         (Method::PUT, "retention/x"),
     ] {
         let path = format!("{ADMIN}/{path}");
@@ -360,10 +360,10 @@ async fn the_registry_is_looked_after_by_administrators() {
         }
     }
     for (method, path, body, want) in [
-        (Method::PUT, "quotas/demo", json!({}), 400),
-        (Method::PUT, "quotas/demo", json!({"bytes": -1}), 400),
+        (Method::PUT, "quotas/default", json!({}), 400),
+        (Method::PUT, "quotas/default", json!({"bytes": -1}), 400),
         (Method::PUT, "quotas/Demo", json!({"bytes": 1}), 400),
-        (Method::PUT, "quotas/demo", json!({"bytes": 100}), 200),
+        (Method::PUT, "quotas/default", json!({"bytes": 100}), 200),
         (
             Method::PUT,
             "retention/x",
@@ -390,7 +390,7 @@ async fn the_registry_is_looked_after_by_administrators() {
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
     assert!(body.contains("E_REGISTRY_QUOTA"), "{body}");
     let (_, usage) = admin.get(&format!("{ADMIN}/usage")).await;
-    assert_eq!(usage["namespaces"][0]["namespace"], "demo");
+    assert_eq!(usage["namespaces"][0]["namespace"], "default");
     assert_eq!(usage["namespaces"][0]["logicalBytes"], 100);
     assert_eq!(usage["namespaces"][0]["quotaBytes"], 100);
     let (status, collected) = admin
