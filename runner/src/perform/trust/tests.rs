@@ -199,7 +199,9 @@ async fn without_the_api_the_last_policy_holds_and_an_unknown_one_allows_nothing
     rig.age();
     rig.check().await.unwrap();
     let what = ("evil.io/x", &rig.image);
-    let denied = rig.trust.check(&rig.api, &rig.images, "team", what).await;
+    let nobody = Keyring::new(rig.api.clone(), "team", Vec::new());
+    let from = (&rig.api, &rig.images, &nobody);
+    let denied = rig.trust.check(from, "team", what).await;
     assert_eq!(denied.unwrap_err().1.code, "E_TRUST_SOURCE");
     rig.trust = Trust::default();
     assert_eq!(rig.refused().await.code, "E_TRUST_POLICY_UNKNOWN");
