@@ -249,12 +249,12 @@ mod tests {
         tally.blob(&name("a/x"), digest(2), 10);
         tally.blob(&name("a/y"), digest(2), 10);
         tally.blob(&name("a/x"), digest(3), 100);
-        tally.blob(&name("b"), digest(3), 100);
+        tally.blob(&name("b/z"), digest(3), 100);
         tally.manifest(&name("a/x"), digest(4), 1_000);
         tally.manifest(&name("a/y"), digest(4), 1_000);
         // A namespace's name that begins like another's, and one digest both as blob and as manifest.
-        tally.blob(&name("a0"), digest(5), 10_000);
-        tally.manifest(&name("a0"), digest(5), 10_000);
+        tally.blob(&name("a0/z"), digest(5), 10_000);
+        tally.manifest(&name("a0/z"), digest(5), 10_000);
         tally.tag(&name("a/x"));
         tally.tag(&name("a/y"));
         let quotas = BTreeMap::from([("a".into(), 7), ("empty".into(), 9)]);
@@ -277,8 +277,8 @@ mod tests {
             [
                 ("a/x", held(1_111, 1, 3, 1, 1)),
                 ("a/y", held(1_010, 0, 1, 1, 1)),
-                ("a0", held(10_000, 10_000, 1, 1, 0)),
-                ("b", held(100, 0, 1, 0, 0)),
+                ("a0/z", held(10_000, 10_000, 1, 1, 0)),
+                ("b/z", held(100, 0, 1, 0, 0)),
             ]
         );
         let namespaces: Vec<_> = usage

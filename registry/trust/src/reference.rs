@@ -82,7 +82,19 @@ mod tests {
             ("localhost:5000/a/b:2", "cluster", "a/b", "2"),
             ("reg:6000/a", "cluster", "a", "latest"),
             ("ghcr.io/a/b:1@sha256:ff", "ghcr.io", "a/b", "sha256:ff"),
-            ("coracle.upstream/evil.io/a/b:2", "evil.io", "a/b", "2"),
+            (
+                "localhost:5000/coracle.upstream/evil.io/a/b:2",
+                "evil.io",
+                "a/b",
+                "2",
+            ),
+            // Where runners would look for it: a host of that name.
+            (
+                "coracle.upstream/evil.io/a/b:2",
+                "coracle.upstream",
+                "evil.io/a/b",
+                "2",
+            ),
             ("cluster/web", "cluster", "cluster/web", "latest"),
         ] {
             let parsed = Reference::parse(text, &own).unwrap();
