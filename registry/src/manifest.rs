@@ -295,7 +295,7 @@ pub fn inspect(bytes: &[u8], content_type: Option<&str>) -> Result<Facts, Invali
     strict_wasm(&view)?;
 
     let mut facts = Facts {
-        untyped: said(view.media_type.as_deref()).is_none(),
+        untyped: view.media_type.is_none(),
         artifact_type: artifact_type(&view),
         annotations: view.annotations.clone(),
         media_type,
@@ -361,7 +361,7 @@ fn unknown(bytes: &[u8], content_type: Option<&str>) -> Result<Option<Facts>, In
     }
     bounded(Facts {
         media_type,
-        untyped: said(field).is_none(),
+        untyped: field.is_none(),
         blobs: BTreeSet::new(),
         children: BTreeSet::new(),
         optional: opaque::digests(&fields),

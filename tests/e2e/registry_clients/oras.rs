@@ -247,15 +247,11 @@ fn oras_makes_an_index() {
         let want = digest(&manifest(&c, "demo/both", tag));
         assert_eq!(index["manifests"][n]["digest"], want);
     }
-    oras.says(&[
-        "manifest",
-        "index",
-        "update",
-        "--plain-http",
-        &all,
-        "--remove",
-        "one",
-    ]);
+    let one = digest(&manifest(&c, "demo/both", "one"));
+    let update = ["manifest", "index", "update", "--plain-http"];
+    oras.says(&[&update[..], &["--remove", &one, &all]].concat());
     let index: Value = serde_json::from_slice(&manifest(&c, "demo/both", "all")).unwrap();
+    let two = digest(&manifest(&c, "demo/both", "two"));
     assert_eq!(index["manifests"].as_array().unwrap().len(), 1);
+    assert_eq!(index["manifests"][0]["digest"], two);
 }
