@@ -271,11 +271,15 @@ where
     Ok(Some(objects(deserializer)?.unwrap_or_default()))
 }
 
+fn no_object() -> Invalid {
+    Invalid::Unreadable("it is not a JSON object".to_owned())
+}
+
 /// Parses the loose view.
 pub fn view(bytes: &[u8]) -> Result<View, Invalid> {
     // A derived reader would take an array for a struct's fields in order.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Invalid::Unreadable("it is not a JSON object".to_owned()));
+        return Err(no_object());
     }
     serde_json::from_slice(bytes).map_err(|error| Invalid::Unreadable(error.to_string()))
 }
@@ -328,13 +332,14 @@ pub fn inspect(bytes: &[u8], content_type: Option<&str>) -> Result<Facts, Invali
     }
     facts.optional = facts.elsewhere.clone();
     if !is_known(&facts.media_type) {
-        let named = opaque::fields(bytes).map(|fields| opaque::digests(&fields));
+        let fields = opaque::fields(bytes).ok_or_else(no_object)?;
         let shown = |digest: &Digest| {
             facts.blobs.contains(digest)
                 || facts.children.contains(digest)
                 || facts.subject.as_ref() == Some(digest)
         };
-        let more: Vec<Digest> = named.into_iter().flatten().filter(|d| !shown(d)).collect();
+        let named = opaque::digests(&fields).into_iter();
+        let more: Vec<Digest> = named.filter(|digest| !shown(digest)).collect();
         facts.optional.extend(more);
     }
     bounded(facts)
@@ -345,6 +350,10 @@ fn unknown(bytes: &[u8], content_type: Option<&str>) -> Result<Option<Facts>, In
     let Some(fields) = opaque::fields(bytes) else {
         return Ok(None);
     };
+    // If it can be read once every field stands once, then one stood twice: two readers would see two documents.
+    if view(Value::from(fields.clone()).to_string().as_bytes()).is_ok() {
+        return Ok(None);
+    }
     let field = fields.get("mediaType").and_then(Value::as_str);
     let media_type = media_type(field, content_type)?;
     if is_known(&media_type) {
@@ -389,8 +398,7 @@ fn digest_of(descriptor: &Descriptor, field: &'static str) -> Result<Digest, Inv
 
 fn media_type(field: Option<&str>, content_type: Option<&str>) -> Result<String, Invalid> {
     let header = content_type.map(plain_type).filter(|text| !text.is_empty());
-    let field = field.map(plain_type).filter(|text| !text.is_empty());
-    match (header, field) {
+    match (header, said(field)) {
         (Some(header), Some(field)) if !header.eq_ignore_ascii_case(field) => {
             Err(Invalid::TypeMismatch {
                 header: header.to_owned(),
@@ -402,6 +410,11 @@ fn media_type(field: Option<&str>, content_type: Option<&str>) -> Result<String,
         (Some(header), None) => Ok(header.to_owned()),
         _ => Err(Invalid::NoType),
     }
+}
+
+/// What a `mediaType` says, `None` if it says nothing.
+fn said(field: Option<&str>) -> Option<&str> {
+    field.map(plain_type).filter(|text| !text.is_empty())
 }
 
 /// Required and excluded fields of the four types we know; other types pass as they are.
@@ -616,6 +629,9 @@ mod tests {
             assert_eq!(facts.optional.len(), named, "{value}");
             assert!(facts.elsewhere.is_empty());
         }
+        // What stands twice is refused, whatever the type: readers differ in which of both they take.
+        let twice = format!("{{\"mediaType\":\"{typed}\",\"layers\":[],\"layers\":[]}}");
+        assert!(inspect(twice.as_bytes(), None).is_err());
         let known = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": "text" });
         assert!(check(&known).is_err());
         let nulls = json!({ "schemaVersion": 2, "config": { "mediaType": null, "digest": other.to_string(), "urls": null }, "layers": [] });

@@ -21,7 +21,7 @@ use crate::registry::Registry;
 use crate::upload::{Chunk, Note, Phase, Refusal, Upload, UploadId};
 
 /// Bytes gathered before they are written and hashed: the memory one upload costs, and the size of its disk writes.
-pub(crate) const APPEND_BYTES: usize = 256 * 1024;
+const APPEND_BYTES: usize = 256 * 1024;
 
 /// How long a request waits for another one on the same session. Two at once are a client's retry or its mistake.
 const SESSION_WAIT: Duration = Duration::from_secs(10);

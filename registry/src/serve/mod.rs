@@ -10,12 +10,15 @@ mod packages;
 pub(crate) mod path;
 mod uploads;
 
+use std::convert::Infallible;
 use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -89,7 +92,7 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
         }
         tracing::debug!(request = log, status = status.as_u16(), "request");
     }
-    if method == Method::HEAD {
+    if method == Method::HEAD && !is_bodiless(status) {
         *response.body_mut() = Body::empty();
     }
     response
@@ -295,13 +298,39 @@ async fn dispatch(
     }
 }
 
+/// The body of an answer that has none by its status. It says nothing of its length, or the layers above would put a
+/// `Content-Length: 0` beside it: a 204 must not have one, and that of a 304 would be the length of what is not sent.
+struct Nothing;
+
+impl HttpBody for Nothing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+}
+
+/// Does this status come without a body, whatever the request was?
+fn is_bodiless(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// An answer without a body.
 fn empty(status: StatusCode, headers: &[(HeaderName, String)]) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     set(response.headers_mut(), headers);
-    // 204 may not have a length, everything else says that nothing comes.
-    if status != StatusCode::NO_CONTENT {
+    if is_bodiless(status) {
+        *response.body_mut() = Body::new(Nothing);
+    } else {
         response
             .headers_mut()
             .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));

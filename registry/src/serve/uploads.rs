@@ -1,18 +1,17 @@
 //! `/v2/NAME/blobs/uploads/` and its sessions.
 
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, StatusCode, header};
 
 use super::{CONTENT_DIGEST, Call, empty};
 use crate::body::Incoming;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Code, Error};
 use crate::name::Name;
-use crate::push::{APPEND_BYTES, location};
+use crate::push::location;
 use crate::range;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-const CHUNK_MIN: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 
 /// Where a session is and how far it has come.
 fn session(status: StatusCode, name: &Name, id: &str, have: u64) -> Response {
@@ -65,11 +64,8 @@ pub(super) async fn start(
         None => Algorithm::Sha256,
     };
     let id = registry.start_upload(name, algorithm).await?;
-    let mut response = session(StatusCode::ACCEPTED, name, id.as_str(), 0);
-    // Smaller chunks are taken all the same, but each costs as much as one of this size.
-    let chunk = HeaderValue::from(APPEND_BYTES);
-    response.headers_mut().insert(CHUNK_MIN, chunk);
-    Ok(response)
+    // No OCI-Chunk-Min-Length: a chunk may be of any size, and a client on a bad line does well to send small ones.
+    Ok(session(StatusCode::ACCEPTED, name, id.as_str(), 0))
 }
 
 /// PATCH: the next bytes.

@@ -55,6 +55,26 @@ async fn heads_chunks_and_merging() {
         "{reply}"
     );
 
+    // Answers without a body by their status have no length, on the wire either, and the connection goes on.
+    let open = rig.start("demo/a").await;
+    for method in ["GET", "HEAD", "DELETE"] {
+        let reply = raw(address, &format!("{method} {open} HTTP/1.1\r\n{close}\r\n")).await;
+        assert!(reply.starts_with("HTTP/1.1 204"), "{reply}");
+        assert!(!reply.contains("content-length"), "{reply}");
+        assert!(!reply.contains("transfer-encoding"), "{reply}");
+    }
+    for method in ["GET", "HEAD"] {
+        let known = format!("If-None-Match: \"{digest}\"\r\n");
+        let twice = format!(
+            "{method} /v2/demo/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n{known}\r\n{method} /v2/ HTTP/1.1\r\n{close}\r\n"
+        );
+        let reply = raw(address, &twice).await;
+        assert!(reply.starts_with("HTTP/1.1 304"), "{reply}");
+        let (first, second) = reply.split_once("\r\n\r\n").unwrap();
+        assert!(!first.contains("content-length"), "{reply}");
+        assert!(second.starts_with("HTTP/1.1 200"), "{reply}");
+    }
+
     // A part is for GET alone.
     let head =
         format!("HEAD /v2/demo/a/blobs/{digest} HTTP/1.1\r\n{close}Range: bytes=0-1\r\n\r\n");

@@ -42,10 +42,6 @@ impl Names {
         }
     }
 
-    pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
-    }
-
     /// Makes `name` stand for what `words` describe.
     pub fn define(&mut self, name: &str, words: &str) -> Result<(), String> {
         let content = self.content(words)?;

@@ -96,7 +96,7 @@ fn manifest(asked: &Asked, reply: &Reply) -> bool {
 }
 
 /// Every fault, with what it does in words.
-pub const FAULTS: [(&str, Mangle); 63] = [
+pub const FAULTS: [(&str, Mangle); 64] = [
     ("created is only OK", |_, r| status(r, 201, 200)),
     ("accepted is only OK", |_, r| status(r, 202, 200)),
     ("no content is OK", |_, r| status(r, 204, 200)),
@@ -141,7 +141,16 @@ pub const FAULTS: [(&str, Mangle); 63] = [
     ("no digest", |_, r| lose(r, "docker-content-digest")),
     ("no location", |_, r| lose(r, "location")),
     ("no upload id", |_, r| lose(r, "docker-upload-uuid")),
-    ("no smallest chunk", |_, r| lose(r, "oci-chunk-min-length")),
+    ("a smallest chunk that is none", |a, r| {
+        if a.method == "POST" && r.status == StatusCode::ACCEPTED {
+            set(r, "oci-chunk-min-length", "1048576");
+        }
+    }),
+    ("nothing has a length", |_, r| {
+        if r.status == StatusCode::NO_CONTENT || r.status == StatusCode::NOT_MODIFIED {
+            set(r, "content-length", "0");
+        }
+    }),
     ("no range of an upload", |_, r| lose(r, "range")),
     ("no range of a part", |_, r| lose(r, "content-range")),
     ("no accepted ranges", |_, r| lose(r, "accept-ranges")),
