@@ -6,6 +6,7 @@ mod show;
 use std::time::Duration;
 
 use coracle_registry::authorise;
+use coracle_registry::name::Name;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -90,7 +91,7 @@ async fn usage(args: UsageArgs) -> Result<()> {
         }
         if let Some(rows) = answer["repositories"].as_array_mut() {
             rows.retain(|row| {
-                let name = show::text(&row["repository"]).parse();
+                let name = show::text(&row["repository"]).parse::<Name>();
                 name.is_ok_and(|name| authorise::namespace(&name) == namespace)
             });
         }
