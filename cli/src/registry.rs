@@ -5,6 +5,8 @@ mod show;
 
 use std::time::Duration;
 
+use coracle_registry::authorise;
+use coracle_registry::name::Name;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -84,12 +86,14 @@ fn size(field: &str, text: &str) -> Result<u64> {
 async fn usage(args: UsageArgs) -> Result<()> {
     let mut answer = ask(&args.target, Method::GET, "usage", &Value::Null).await?;
     if let Some(namespace) = &args.target.namespace {
-        let below = format!("{namespace}/");
-        let is_in = |name: &str| name == namespace || name.starts_with(&below);
-        for (list, field) in [("namespaces", "namespace"), ("repositories", "repository")] {
-            if let Some(rows) = answer[list].as_array_mut() {
-                rows.retain(|row| row[field].as_str().is_some_and(is_in));
-            }
+        if let Some(rows) = answer["namespaces"].as_array_mut() {
+            rows.retain(|row| show::text(&row["namespace"]) == namespace);
+        }
+        if let Some(rows) = answer["repositories"].as_array_mut() {
+            rows.retain(|row| {
+                let name = show::text(&row["repository"]).parse::<Name>();
+                name.is_ok_and(|name| authorise::namespace(&name) == namespace)
+            });
         }
     }
     put_out(&answer, args.output, show::usage);

@@ -41,7 +41,7 @@ pub struct RepositoryUsage {
     pub held: Held,
 }
 
-/// One namespace: the repositories with the same first segment.
+/// One namespace: the repositories with the same first segment, `default` for those that have no other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespaceUsage {
@@ -252,9 +252,9 @@ mod tests {
         tally.blob(&name("b/z"), digest(3), 100);
         tally.manifest(&name("a/x"), digest(4), 1_000);
         tally.manifest(&name("a/y"), digest(4), 1_000);
-        // A namespace's name that begins like another's, and one digest both as blob and as manifest.
-        tally.blob(&name("a0/z"), digest(5), 10_000);
-        tally.manifest(&name("a0/z"), digest(5), 10_000);
+        // A name of one segment, and one digest both as blob and as manifest.
+        tally.blob(&name("a0"), digest(5), 10_000);
+        tally.manifest(&name("a0"), digest(5), 10_000);
         tally.tag(&name("a/x"));
         tally.tag(&name("a/y"));
         let quotas = BTreeMap::from([("a".into(), 7), ("empty".into(), 9)]);
@@ -277,7 +277,7 @@ mod tests {
             [
                 ("a/x", held(1_111, 1, 3, 1, 1)),
                 ("a/y", held(1_010, 0, 1, 1, 1)),
-                ("a0/z", held(10_000, 10_000, 1, 1, 0)),
+                ("a0", held(10_000, 10_000, 1, 1, 0)),
                 ("b/z", held(100, 0, 1, 0, 0)),
             ]
         );
@@ -299,8 +299,8 @@ mod tests {
             namespaces,
             [
                 ("a", 2, held(1_111, 1_011, 3, 1, 2), 0, Some(7)),
-                ("a0", 1, held(10_000, 10_000, 1, 1, 0), 0, None),
                 ("b", 1, held(100, 0, 1, 0, 0), 5, None),
+                ("default", 1, held(10_000, 10_000, 1, 1, 0), 0, None),
                 ("empty", 0, held(0, 0, 0, 0, 0), 0, Some(9)),
             ]
         );

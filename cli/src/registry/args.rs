@@ -93,7 +93,7 @@ pub struct ListArgs {
 #[derive(Args, Clone, Debug)]
 pub struct QuotaSetArgs {
     // Not called `namespace`: so is the flag of every command.
-    /// The namespace: the first segment of its repositories' names.
+    /// The namespace: the first segment of its repositories' names, `default` for names of one segment.
     #[arg(value_name = "NAMESPACE")]
     pub of: String,
     /// Bytes, such as 10Gi or 500M, or `none`.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{QUOTAS_MAX, denied};
-use crate::authorise::namespace;
+use crate::authorise::{NAMESPACE_DEFAULT, namespace};
 use crate::digest::Digest;
 use crate::error::{Code, Error};
-use crate::meta::Precondition;
+use crate::meta::{Precondition, Row};
 use crate::name::Name;
 use crate::registry::{PAGE_ROWS, Registry};
 use crate::rows::{self, HOLDERS, LINKS, LinkRow, MANIFESTS, ManifestRow, QUOTAS, QuotaRow};
@@ -14,6 +14,9 @@ use crate::upload::UploadId;
 
 /// How often the rows are counted for one answer while others push to the same namespace.
 const COUNTS_MAX: usize = 4;
+
+/// Rows read at once where most of a page may be passed over.
+const SINGLE_ROWS: usize = 100;
 
 /// A namespace as an administrator names it: one segment of a repository's name.
 fn one_segment(text: &str) -> Result<Name, Error> {
@@ -138,46 +141,102 @@ impl Registry {
         if self.meta.get(MANIFESTS, &manifest).await?.is_some() {
             return Ok(true);
         }
-        let whole = format!("{}{space}", rows::holder_prefix(digest));
-        if self.meta.get(HOLDERS, &whole).await?.is_some() {
-            return Ok(true);
+        let prefix = rows::holder_prefix(digest);
+        if space != NAMESPACE_DEFAULT {
+            let below = format!("{prefix}{space}/");
+            return Ok(!self.meta.list(HOLDERS, &below, None, 1).await?.is_empty());
         }
-        let below = format!("{whole}/");
-        Ok(!self.meta.list(HOLDERS, &below, None, 1).await?.is_empty())
+        // Names of one segment have no common beginning.
+        let holders = self.rows(HOLDERS, &prefix).await?;
+        Ok(holders.iter().any(|(key, _)| {
+            let holder = key[prefix.len()..].parse::<Name>();
+            holder.is_ok_and(|holder| namespace(&holder) == space)
+        }))
     }
 
     /// Bytes of the distinct blobs and manifests of a namespace, by the rows.
     async fn namespace_bytes(&self, space: &str) -> Result<u64, Error> {
-        let mut seen: BTreeSet<Digest> = BTreeSet::new();
-        let mut sum = 0_u64;
+        let mut sum = Sum::default();
         for table in [LINKS, MANIFESTS] {
-            // The repository that is named as the namespace is, and those below.
-            for prefix in [format!("{space}@"), format!("{space}/")] {
-                let mut after: Option<String> = None;
-                loop {
-                    let page = self
-                        .meta
-                        .list(table, &prefix, after.as_deref(), PAGE_ROWS)
-                        .await?;
-                    for (key, row) in &page {
-                        let Some((_, digest)) = rows::parse_link_key(key) else {
-                            continue;
-                        };
-                        if seen.insert(digest) {
-                            let size = match table {
-                                LINKS => rows::decode::<LinkRow>(row)?.size,
-                                _ => rows::decode::<ManifestRow>(row)?.size,
-                            };
-                            sum = sum.saturating_add(size);
-                        }
-                    }
-                    if page.len() < PAGE_ROWS {
-                        break;
-                    }
-                    after = page.into_iter().next_back().map(|(key, _)| key);
-                }
+            self.add_below(table, &format!("{space}/"), &mut sum)
+                .await?;
+            if space == NAMESPACE_DEFAULT {
+                self.add_single(table, &mut sum).await?;
             }
         }
-        Ok(sum)
+        Ok(sum.bytes)
+    }
+
+    /// Adds rows of repositories whose names begin so.
+    async fn add_below(
+        &self,
+        table: &'static str,
+        prefix: &str,
+        sum: &mut Sum,
+    ) -> Result<(), Error> {
+        let mut after: Option<String> = None;
+        loop {
+            let page = self
+                .meta
+                .list(table, prefix, after.as_deref(), PAGE_ROWS)
+                .await?;
+            for (key, row) in &page {
+                sum.add(table, key, row)?;
+            }
+            if page.len() < PAGE_ROWS {
+                return Ok(());
+            }
+            after = page.into_iter().next_back().map(|(key, _)| key);
+        }
+    }
+
+    /// Adds rows of repositories whose name has one segment, going past each namespace that comes in between.
+    async fn add_single(&self, table: &'static str, sum: &mut Sum) -> Result<(), Error> {
+        let mut after: Option<String> = None;
+        loop {
+            let page = self
+                .meta
+                .list(table, "", after.as_deref(), SINGLE_ROWS)
+                .await?;
+            let ended = page.len() < SINGLE_ROWS;
+            let mut past = None;
+            for (key, row) in &page {
+                let name = key.split_once('@').map_or(key.as_str(), |(name, _)| name);
+                if let Some((first, _)) = name.split_once('/') {
+                    // '~' sorts after every character of a name.
+                    past = Some(format!("{first}/~"));
+                    break;
+                }
+                sum.add(table, key, row)?;
+            }
+            if past.is_none() && ended {
+                return Ok(());
+            }
+            let last = page.into_iter().next_back().map(|(key, _)| key);
+            after = past.or(last);
+        }
+    }
+}
+
+/// Bytes of digests, each once.
+#[derive(Default)]
+struct Sum {
+    seen: BTreeSet<Digest>,
+    bytes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, table: &'static str, key: &str, row: &Row) -> Result<(), Error> {
+        let Some((_, digest)) = rows::parse_link_key(key) else {
+            return Ok(());
+        };
+        if self.seen.insert(digest) {
+            let size = match table {
+                LINKS => rows::decode::<LinkRow>(row)?.size,
+                _ => rows::decode::<ManifestRow>(row)?.size,
+            };
+            self.bytes = self.bytes.saturating_add(size);
+        }
+        Ok(())
     }
 }

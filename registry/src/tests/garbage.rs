@@ -174,8 +174,8 @@ async fn a_head_or_a_mount_is_a_promise() {
             .await
             .expect(200);
     }
+    // The promise has made the links young again, for every member's collector.
     let report = collect(&rig).await;
-    // The promise has made their links young again, so they are not even looked at.
     assert_eq!(
         (report.links_removed, report.promised),
         (1, 0),
@@ -211,7 +211,7 @@ async fn a_restart_forgets_no_promise() {
         .expect(200);
     let rig = rig.restart().await;
     let report = collect(&rig).await;
-    assert_eq!((report.links_removed, report.blobs_removed), (0, 0));
+    assert_eq!(report, Report::default());
     rig.clock.advance(age(&rig));
     assert_eq!(collect(&rig).await.blobs_removed, 1);
 }

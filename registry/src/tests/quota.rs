@@ -198,6 +198,36 @@ async fn many_at_once_never_exceed_it() {
 }
 
 #[tokio::test]
+async fn names_of_one_segment_share_the_default_quota() {
+    let rig = Rig::memory().await;
+    rig.registry
+        .set_quota("default", Some(1_000))
+        .await
+        .unwrap();
+    let (first, digest) = blob(600, 1);
+    for (n, name) in (2..).zip(["a/x", "a", "a0/y", "z", "default/x", "zz/y/z"]) {
+        // What others hold in between counts for them, and what is shared counts once.
+        let (own, _) = blob(100, n);
+        rig.push_blob(name, &own, Algorithm::Sha256).await;
+    }
+    rig.push_blob("m", &first, Algorithm::Sha256).await;
+    assert_eq!(sizes(&rig, "default").await, (900, 0));
+    let mount = format!("/v2/n/blobs/uploads/?mount={digest}&from=m");
+    rig.send("POST", &mount, &[], Body::empty())
+        .await
+        .expect(201);
+    assert_eq!(sizes(&rig, "default").await, (900, 0));
+    let (more, digest) = blob(200, 9);
+    for name in ["m", "default/new"] {
+        let uri = format!("/v2/{name}/blobs/uploads/?digest={digest}");
+        rig.send("POST", &uri, &[], more.clone())
+            .await
+            .refused(403, "DENIED");
+    }
+    rig.push_blob("a/x", &more, Algorithm::Sha256).await;
+}
+
+#[tokio::test]
 async fn a_quota_belongs_to_a_first_segment() {
     let rig = Rig::memory().await;
     for bad in ["", "demo/a", "Demo", "demo:x", "../x"] {

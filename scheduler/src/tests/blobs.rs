@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_state::Views;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::Digest;
@@ -77,6 +78,20 @@ async fn pull(s: &Scheduler, blob: &[u8]) -> (StatusCode, Bytes) {
     let path = format!("/v2/demo/blobs/{}", digest(blob));
     let (status, _, body) = send(&plain(s), Method::GET, &path, Bytes::new()).await;
     (status, body)
+}
+
+/// Waits until a member has applied a row.
+async fn known(s: &Scheduler, table: &str, key: &str) {
+    let key = coracle_api::Key::new("", key);
+    let replica = s.replica();
+    let waiting = async {
+        let mut view = replica.view();
+        while view.get(table, &key).is_none() {
+            view = replica.newer_than(view.revision).await;
+        }
+    };
+    let known = tokio::time::timeout(PATIENCE, waiting).await;
+    known.unwrap_or_else(|_| panic!("{} does not know {key:?} of {table}", s.name()));
 }
 
 /// Pulls a blob that was acknowledged before, through whichever member.
@@ -385,7 +400,8 @@ async fn the_registry_is_looked_after_by_administrators() {
         let (status, answer) = admin.send(method.clone(), &path, &body).await;
         assert_eq!(status.as_u16(), want, "{method} {path} {body}: {answer}");
     }
-    // A quota that was set through one member is in force on every one.
+    // A quota that was set through one member is in force on every one, as soon as that has applied it.
+    known(&c, "coracle.registry.quotas", "default").await;
     let (status, _, body) = push(&c, &bytes(13, 100)).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
     assert!(body.contains("E_REGISTRY_QUOTA"), "{body}");
