@@ -6,6 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::backup::args::BackupCommand;
 use crate::ca::CaCommand;
+use crate::registry::args::RegistryCommand;
+use crate::trust::args::{
+    AttachArgs, DiffArgs, InspectArgs, KeyCommand, SignArgs, VerifyArgs,
+};
 
 /// Coracle runs WebAssembly components as Kubernetes runs containers: one binary is a whole cluster.
 #[derive(Parser)]
@@ -38,6 +42,19 @@ pub enum Command {
     Push(PushArgs),
     /// Pull the .wasm file of an image.
     Pull(PullArgs),
+    /// Sign an image with a key, so that `cosign verify --key` and policies of namespaces accept it.
+    Sign(SignArgs),
+    /// Check who signed an image.
+    Verify(VerifyArgs),
+    /// Attach an SBOM, provenance or another statement to an image.
+    Attach(AttachArgs),
+    /// Show what an image is, what it can do, who signed it and what is attached to it.
+    Inspect(InspectArgs),
+    /// Show what a new version of an image can do that the old one could not.
+    Diff(DiffArgs),
+    /// Make keys to sign with.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Create or update objects from files.
     Apply(ApplyArgs),
     /// Show objects.
@@ -50,7 +67,7 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Set the number of replicas.
     Scale(ScaleArgs),
-    /// Make join tokens.
+    /// Make, show and revoke tokens: to join the cluster, or to use its registry.
     #[command(subcommand)]
     Token(TokenCommand),
     /// Show and change the members of the control plane.
@@ -58,6 +75,9 @@ pub enum Command {
     /// Save, check and restore the cluster's state.
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Show what the cluster's registry holds, and look after it: collection, scrub, quotas, retention.
+    #[command(subcommand)]
+    Registry(RegistryCommand),
     /// Show and rotate the cluster's certificate authority.
     #[command(subcommand)]
     Ca(CaCommand),
@@ -96,6 +116,22 @@ pub enum Output {
     Name,
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Switch {
+    /// Whether it is on.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
 /// Addresses and data of a process; flags win over the file named by --config.
 #[derive(Args, Clone, Debug, Default)]
 pub struct NodeArgs {
@@ -119,16 +155,42 @@ pub struct SchedulerAddrs {
     /// Kubernetes API (TLS) [default: 127.0.0.1:6443].
     #[arg(long, value_name = "HOST:PORT")]
     pub api_addr: Option<String>,
-    /// Registry (plain HTTP) [default: 127.0.0.1:5000].
+    /// Registry [default: 127.0.0.1:5000].
+    ///
+    /// On loopback it is open to everybody and speaks HTTP; elsewhere it asks for credentials and speaks TLS.
     #[arg(long, value_name = "HOST:PORT")]
     pub registry_addr: Option<String>,
-    /// Allow a registry without authentication on an address others can reach.
+    /// Whether the registry asks for credentials: tokens of `coracle token create --role pusher|puller`, or a client
+    /// certificate [default: off on loopback, on elsewhere].
+    #[arg(long, value_name = "on|off")]
+    pub registry_auth: Option<Switch>,
+    /// Whether the registry speaks TLS, with the cluster's certificate [default: off on loopback, on elsewhere].
+    #[arg(
+        long,
+        value_name = "on|off",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on"
+    )]
+    pub registry_tls: Option<Switch>,
+    /// Certificate chain (PEM) that the registry shows in place of the cluster's; read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "registry_key")]
+    pub registry_cert: Option<PathBuf>,
+    /// Key (PEM) of --registry-cert.
+    #[arg(long, value_name = "FILE", requires = "registry_cert")]
+    pub registry_key: Option<PathBuf>,
+    /// Allow a registry without authentication or without TLS on an address others can reach; it has neither there unless
+    /// asked for.
     #[arg(long)]
     pub insecure_registry: bool,
     /// Registries outside that the registry may pull through and keep, e.g. `ghcr.io,docker.io`; credentials come from
     /// the Secret kube-system/registry-upstream [default: none].
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',')]
     pub registry_upstream: Vec<String>,
+    /// Keep the registry's blobs in a bucket, s3://BUCKET/PREFIX, gs:// or az://, the same one on every member;
+    /// credentials come from the environment, e.g. AWS_ACCESS_KEY_ID [default: on the members' disks].
+    #[arg(long, value_name = "URL")]
+    pub registry_storage: Option<String>,
     /// Log of the control plane, for other members (TLS) [default: 127.0.0.1:2380; with `up` a free port].
     #[arg(long, value_name = "HOST:PORT")]
     pub raft_addr: Option<String>,
@@ -148,6 +210,12 @@ pub struct SchedulerAddrs {
     /// Life of the certificates that this member issues, such as 90d [default: 365d]; they are renewed at two thirds.
     #[arg(long, value_name = "DURATION", hide = true)]
     pub certificate_life: Option<String>,
+    /// Age in milliseconds below which the registry collects nothing [default: 3600000].
+    #[arg(long, value_name = "MS", hide = true)]
+    pub registry_gc_age_ms: Option<u64>,
+    /// Milliseconds between two collections of the registry [default: 600000].
+    #[arg(long, value_name = "MS", hide = true)]
+    pub registry_gc_every_ms: Option<u64>,
 }
 
 /// Addresses of a runner.
@@ -437,8 +505,14 @@ pub struct ScaleArgs {
 /// `coracle token`.
 #[derive(Subcommand, Clone, Debug)]
 pub enum TokenCommand {
-    /// Make a token with which one process may join.
+    /// Make a token with which one process may join, or one for the registry.
+    ///
+    /// A pusher or puller gives it to the registry as the password, with any user name.
     Create(TokenArgs),
+    /// Show the tokens that are good, without their secrets.
+    List(TokenList),
+    /// Revoke tokens.
+    Delete(TokenDelete),
 }
 
 /// What a token lets its bearer become.
@@ -448,6 +522,10 @@ pub enum Role {
     Runner,
     /// A member of the control plane.
     Scheduler,
+    /// Pushes to and pulls from the registry.
+    Pusher,
+    /// Pulls from the registry.
+    Puller,
 }
 
 /// `coracle token create`.
@@ -456,9 +534,34 @@ pub struct TokenArgs {
     /// Role.
     #[arg(long, default_value = "runner")]
     pub role: Role,
-    /// Life in seconds, or with a unit: 30m, 24h, 7d.
-    #[arg(long, default_value = "24h")]
-    pub ttl: String,
+    /// Namespace in which a pusher or puller works, may be repeated [default: all].
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Vec<String>,
+    /// Life in seconds, or with a unit: 30m, 24h, 7d [default: 24h to join, 30d for the registry].
+    #[arg(long)]
+    pub ttl: Option<String>,
+    /// Kubeconfig file (else $KUBECONFIG, ./.coracle/kubeconfig, or ~/.kube/config if it is a Coracle).
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// `coracle token list`.
+#[derive(Args, Clone, Debug)]
+pub struct TokenList {
+    /// Output form.
+    #[arg(short, long)]
+    pub output: Option<Output>,
+    /// Cluster.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `coracle token delete`.
+#[derive(Args, Clone, Debug)]
+pub struct TokenDelete {
+    /// Ids, as `coracle token list` shows them.
+    #[arg(required = true)]
+    pub id: Vec<String>,
     /// Cluster.
     #[command(flatten)]
     pub target: Target,

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use coracle_scheduler::{LeaseDurability, Schedule};
+use coracle_scheduler::{Garbage, LeaseDurability, RegistryListener, Schedule};
 use serde::Deserialize;
 
-use crate::args::{NodeArgs, RunnerAddrs, SchedulerAddrs};
+use crate::args::{NodeArgs, RunnerAddrs, SchedulerAddrs, Switch};
 use crate::error::{self, CliError, Result};
 use crate::misc;
 
@@ -25,14 +25,21 @@ pub struct File {
     log: Option<String>,
     api_addr: Option<String>,
     registry_addr: Option<String>,
+    registry_auth: Option<bool>,
+    registry_tls: Option<bool>,
+    registry_cert: Option<PathBuf>,
+    registry_key: Option<PathBuf>,
     insecure_registry: Option<bool>,
     registry_upstream: Option<Vec<String>>,
+    registry_storage: Option<String>,
     raft_addr: Option<String>,
     advertise: Option<String>,
     backup_every: Option<String>,
     backup_keep: Option<usize>,
     lease_durability: Option<String>,
     certificate_life: Option<String>,
+    registry_gc_age_ms: Option<u64>,
+    registry_gc_every_ms: Option<u64>,
     ingress_addr: Option<String>,
     runner_addr: Option<String>,
     join: Option<String>,
@@ -52,10 +59,11 @@ pub struct Settings {
     pub api_addr: SocketAddr,
     /// Registry listener.
     pub registry_addr: SocketAddr,
-    /// Registry open to others without authentication.
-    pub insecure_registry: bool,
+    /// Credentials and TLS there.
+    pub registry: RegistryListener,
     /// Registries outside that the registry may pull through.
     pub registry_upstreams: Vec<String>,
+    pub registry_storage: Option<String>,
     /// Log listener, if one was named: the default differs between `scheduler` and `up`.
     pub raft_addr: Option<SocketAddr>,
     /// How others reach this machine.
@@ -64,6 +72,8 @@ pub struct Settings {
     pub lease_durability: LeaseDurability,
     /// Life of the certificates this member issues.
     pub certificate_life: Option<Duration>,
+    /// What the registry's collector takes, and how often it looks.
+    pub registry_garbage: Garbage,
     /// This member's own backups.
     pub backups: Schedule,
     /// Ingress listener.
@@ -136,7 +146,22 @@ pub fn resolve(
             file.registry_addr.as_ref(),
             "127.0.0.1:5000",
         )?,
-        insecure_registry: scheduler.insecure_registry || file.insecure_registry.unwrap_or(false),
+        registry_storage: scheduler.registry_storage.clone().or(file.registry_storage),
+        registry: RegistryListener {
+            insecure: scheduler.insecure_registry || file.insecure_registry.unwrap_or(false),
+            auth: scheduler
+                .registry_auth
+                .map(Switch::is_on)
+                .or(file.registry_auth),
+            tls: scheduler
+                .registry_tls
+                .map(Switch::is_on)
+                .or(file.registry_tls),
+            certificate: certificate(
+                scheduler.registry_cert.clone().or(file.registry_cert),
+                scheduler.registry_key.clone().or(file.registry_key),
+            )?,
+        },
         registry_upstreams: match scheduler.registry_upstream.as_slice() {
             [] => file.registry_upstream.unwrap_or_default(),
             given => given.to_vec(),
@@ -158,6 +183,10 @@ pub fn resolve(
                 .certificate_life
                 .as_ref()
                 .or(file.certificate_life.as_ref()),
+        )?,
+        registry_garbage: garbage(
+            scheduler.registry_gc_age_ms.or(file.registry_gc_age_ms),
+            scheduler.registry_gc_every_ms.or(file.registry_gc_every_ms),
         )?,
         lease_durability: durability(
             scheduler
@@ -182,6 +211,19 @@ pub fn resolve(
     })
 }
 
+/// The registry's own certificate: both files or none.
+fn certificate(chain: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<(PathBuf, PathBuf)>> {
+    match (chain, key) {
+        (Some(chain), Some(key)) => Ok(Some((chain, key))),
+        (None, None) => Ok(None),
+        _ => Err(CliError::new(
+            "E_REGISTRY_CERT",
+            "registry-cert and registry-key go together",
+        )
+        .fix("give the chain and its key, or neither")),
+    }
+}
+
 /// The life of certificates.
 fn certificate_life(given: Option<&String>) -> Result<Option<Duration>> {
     let Some(text) = given else { return Ok(None) };
@@ -194,6 +236,21 @@ fn certificate_life(given: Option<&String>) -> Result<Option<Duration>> {
             format!("--certificate-life {text:?} is no life for a certificate"),
         )
         .fix("write a number with s, m, h or d between 5s and 3650d, such as 90d")),
+    }
+}
+
+/// How the registry's garbage is collected.
+fn garbage(age_ms: Option<u64>, every_ms: Option<u64>) -> Result<Garbage> {
+    let default = Garbage::default();
+    let age_ms = age_ms.map_or(Ok(default.age_ms), i64::try_from);
+    let every = every_ms.map_or(default.every, Duration::from_millis);
+    match age_ms {
+        Ok(age_ms) if !every.is_zero() => Ok(Garbage { age_ms, every }),
+        _ => Err(CliError::new(
+            "E_REGISTRY_GC",
+            "--registry-gc-age-ms or --registry-gc-every-ms is out of bounds",
+        )
+        .fix("write milliseconds: an age of 0 or more, and at least 1 between two collections")),
     }
 }
 
@@ -283,6 +340,18 @@ mod tests {
         };
         let s = resolve(&node, &off, &RunnerAddrs::default(), "x").unwrap();
         assert!(!s.backups.on());
+        let file = "registry-auth = true\nregistry-tls = true\ninsecure-registry = true\n";
+        std::fs::write(&path, file).unwrap();
+        let off = SchedulerAddrs {
+            registry_tls: Some(Switch::Off),
+            ..flags.clone()
+        };
+        let s = resolve(&node, &off, &RunnerAddrs::default(), "x").unwrap();
+        assert_eq!((s.registry.auth, s.registry.tls), (Some(true), Some(false)));
+        assert!(s.registry.insecure && s.registry.certificate.is_none());
+        std::fs::write(&path, "registry-key = \"k\"\n").unwrap();
+        let e = resolve(&node, &flags, &RunnerAddrs::default(), "x").unwrap_err();
+        assert_eq!(e.code, "E_REGISTRY_CERT");
         std::fs::write(&path, "api-adr = 1\n").unwrap();
         let e = resolve(&node, &flags, &RunnerAddrs::default(), "x").unwrap_err();
         assert!(

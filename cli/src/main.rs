@@ -17,9 +17,12 @@ mod misc;
 mod objects;
 mod print;
 mod progress;
+mod registry;
 mod role;
 mod run;
 mod runjson;
+mod token;
+mod trust;
 mod up;
 mod wait;
 
@@ -27,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, TokenCommand};
+use args::{Cli, Command};
 use error::{CliError, Result};
 
 // Small short-lived allocations per request: measurably faster than the system's allocator.
@@ -74,16 +77,23 @@ async fn dispatch(command: Command) -> Result<u8> {
         Command::Run(args) => return run::run(args).await,
         Command::Push(args) => image::push(args).await?,
         Command::Pull(args) => image::pull(args).await?,
+        Command::Sign(args) => trust::sign(args).await?,
+        Command::Verify(args) => trust::verify(args).await?,
+        Command::Attach(args) => trust::attach(args).await?,
+        Command::Inspect(args) => trust::inspect(args).await?,
+        Command::Diff(args) => return trust::diff(args).await,
+        Command::Key(command) => trust::key(command)?,
         Command::Apply(args) => get::apply(args).await?,
         Command::Get(args) => get::get(args).await?,
         Command::Describe(args) => describe::describe(args).await?,
         Command::Logs(args) => logs::logs(args).await?,
         Command::Delete(args) => get::delete(args).await?,
         Command::Scale(args) => get::scale(args).await?,
-        Command::Token(TokenCommand::Create(args)) => misc::token(args).await?,
+        Command::Token(command) => token::token(command).await?,
         Command::Members(args) => members::members(args).await?,
         Command::Ca(command) => ca::ca(command).await?,
         Command::Backup(command) => backup::backup(command).await?,
+        Command::Registry(command) => registry::registry(command).await?,
         Command::Version(args) => misc::version(args).await?,
         Command::CompileChild { .. } => {}
     }

@@ -1,9 +1,8 @@
-//! `version` and `token`.
+//! `version`, and durations on the command line.
 
-use http::Method;
 use serde_json::json;
 
-use crate::args::{Output, Role, TokenArgs, VersionArgs};
+use crate::args::{Output, VersionArgs};
 use crate::client::Client;
 use crate::error::{CliError, Result};
 use crate::print;
@@ -42,29 +41,6 @@ pub async fn version(args: VersionArgs) -> Result<()> {
             }
         }
     }
-    Ok(())
-}
-
-/// `coracle token create`.
-pub async fn token(args: TokenArgs) -> Result<()> {
-    let client = Client::find(args.target.kubeconfig.as_deref(), None).await?;
-    let role = match args.role {
-        Role::Runner => "runner",
-        Role::Scheduler => "scheduler",
-    };
-    let body = json!({"role": role, "ttl_seconds": seconds(&args.ttl)?});
-    let answer = client
-        .call(
-            Method::POST,
-            "/coracle/v1/tokens",
-            "application/json",
-            body.to_string().into_bytes(),
-        )
-        .await?;
-    let token = answer["token"]
-        .as_str()
-        .ok_or_else(|| CliError::new("E_ANSWER", "the server sent no token"))?;
-    print::out(&format!("{token}\n"));
     Ok(())
 }
 

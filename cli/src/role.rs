@@ -52,14 +52,16 @@ pub async fn start_scheduler(s: &Settings, raft_addr: std::net::SocketAddr) -> R
         name: s.name.clone(),
         api_addr: s.api_addr,
         registry_addr: Some(s.registry_addr),
-        insecure_registry: s.insecure_registry,
+        registry: s.registry.clone(),
         registry_upstreams: s.registry_upstreams.clone(),
+        registry_storage: s.registry_storage.clone(),
         raft_addr: s.raft_addr.unwrap_or(raft_addr),
         advertise: s.advertise.clone(),
         lease_durability: s.lease_durability,
         join: s.join.clone(),
         token: s.token.clone(),
         backups: s.backups,
+        registry_garbage: s.registry_garbage,
         lives: Lives {
             leaf: s.certificate_life.unwrap_or(Lives::default().leaf),
             ..Lives::default()

@@ -56,7 +56,7 @@ pub async fn up(args: UpArgs) -> Result<()> {
         compiler: role::compiler()?,
         registry_hosts: scheduler
             .registry_url()
-            .map(|u| u.trim_start_matches("http://").to_string())
+            .map(|u| u.split_once("://").map_or(u, |(_, host)| host).to_string())
             .into_iter()
             .collect(),
         settings: Default::default(),

@@ -42,6 +42,19 @@ pub enum Verdict {
     Deny(String),
     /// 401 with this `WWW-Authenticate` value; clients need `realm`, `service` and `scope` in it.
     Challenge(String),
+    /// 503 with this sentence: it cannot be said now.
+    Unavailable(String),
+}
+
+/// Namespace of repositories whose name has one segment, as kubectl's of objects without one.
+pub const NAMESPACE_DEFAULT: &str = "default";
+
+/// The Kubernetes namespace that a repository belongs to: its first segment, `default` if that is all of it.
+pub fn namespace(repository: &Name) -> &str {
+    match repository.as_str().split_once('/') {
+        Some((first, _)) => first,
+        None => NAMESPACE_DEFAULT,
+    }
 }
 
 /// The hook.
@@ -57,5 +70,22 @@ pub struct AllowAll;
 impl Authorise for AllowAll {
     fn authorise<'a>(&'a self, _access: Access<'a>) -> BoxFuture<'a, Verdict> {
         Box::pin(std::future::ready(Verdict::Allow))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_several_segments_is_the_namespace() {
+        for (name, expected) in [
+            ("team-a/web", "team-a"),
+            ("team-a/web/api", "team-a"),
+            ("hello", "default"),
+            ("default/hello", "default"),
+        ] {
+            assert_eq!(namespace(&name.parse().unwrap()), expected, "{name}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The collector: [`crate::garbage`] decides, this removes, while pushes go on.
+//! The collector: [`crate::retention`] and [`crate::garbage`] decide, this removes, while pushes go on.
 //!
 //! Every removal is one batch whose preconditions repeat what the decision relied on, made under the digest's guard and
 //! after a look at the promises. A push that came in between has touched a row, so the batch fails and the thing stays.
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::sync::RwLockWriteGuard;
 
 use crate::digest::Digest;
@@ -24,9 +25,25 @@ const ROUNDS_MAX: usize = 3;
 /// How long the collector waits, and pushes behind it, for pushes of the same digest to end.
 const GUARD_WAIT: Duration = Duration::from_secs(1);
 
-/// What one run did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Tags, and manifests, that a report names; more are counted.
+pub const REMOVED_NAMED_MAX: usize = 1_000;
+
+/// What one run did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Report {
+    /// Uploads dropped because nobody had asked for them for too long. (A dry run does not look for them.)
+    pub uploads_expired: usize,
+    /// Tags that a retention policy let go.
+    pub tags_removed: usize,
+    /// The first [`REMOVED_NAMED_MAX`] of them, as `REPOSITORY:TAG`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Manifests that a retention policy let go.
+    pub manifests_removed: usize,
+    /// The first [`REMOVED_NAMED_MAX`] of them, as `REPOSITORY@DIGEST`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<String>,
     /// Blob links removed from repositories.
     pub links_removed: usize,
     /// Blobs removed from the store.
@@ -39,18 +56,75 @@ pub struct Report {
     pub conflicts: usize,
 }
 
+/// One run under way.
+pub(crate) struct Run {
+    pub now: Timestamp,
+    /// Only count.
+    pub dry: bool,
+    /// Rows that a dry run has counted as gone, by table and key: what they hold is counted as unheld. About 200 bytes
+    /// each, less than the rows themselves.
+    pub gone: BTreeMap<&'static str, BTreeSet<String>>,
+    pub report: Report,
+}
+
+impl Run {
+    fn new(now: Timestamp, dry: bool) -> Run {
+        Run {
+            now,
+            dry,
+            gone: BTreeMap::new(),
+            report: Report::default(),
+        }
+    }
+
+    /// Whether a row counts as gone.
+    pub(crate) fn is_gone(&self, table: &'static str, key: &str) -> bool {
+        self.gone.get(table).is_some_and(|keys| keys.contains(key))
+    }
+
+    /// Counts a row as gone in a dry run; in others it is.
+    pub(crate) fn take(&mut self, table: &'static str, key: String) {
+        if !self.dry {
+            return;
+        }
+        self.gone.entry(table).or_default().insert(key);
+    }
+}
+
 impl Registry {
+    /// What [`Registry::collect`] would do now, if nobody pushes. Nothing is changed.
+    pub async fn collect_dry(&self, now: Timestamp) -> Result<Report, Error> {
+        let _one = self.collecting.lock().await;
+        let mut run = Run::new(now, true);
+        self.collect_all(&mut run).await?;
+        Ok(run.report)
+    }
+
+    async fn collect_all(&self, run: &mut Run) -> Result<(), Error> {
+        self.collect_retired(run).await?;
+        self.collect_links(run).await?;
+        self.collect_blobs(run).await?;
+        self.collect_files(run).await
+    }
+
     /// One run. Safe at any time and beside any push; runs of one registry come one after another. To be called now and
     /// then (every few minutes).
     pub async fn collect(&self, now: Timestamp) -> Result<Report, Error> {
         let _one = self.collecting.lock().await;
-        let mut report = Report::default();
-        self.collect_links(now, &mut report).await?;
-        self.collect_blobs(now, &mut report).await?;
-        self.collect_files(now, &mut report).await?;
+        let mut run = Run::new(now, false);
+        run.report.uploads_expired = self.expire_uploads(now).await?;
+        self.collect_all(&mut run).await?;
+        let report = run.report;
         self.counters
             .blobs_collected
             .add(report.blobs_removed as u64);
+        if report.tags_removed + report.manifests_removed > 0 {
+            tracing::info!(
+                tags = report.tags_removed,
+                manifests = report.manifests_removed,
+                "retention policies let go"
+            );
+        }
         if report.links_removed + report.blobs_removed > 0 {
             tracing::info!(
                 links = report.links_removed,
@@ -63,7 +137,7 @@ impl Registry {
     }
 
     /// Repository by repository.
-    async fn collect_links(&self, now: Timestamp, report: &mut Report) -> Result<(), Error> {
+    async fn collect_links(&self, run: &mut Run) -> Result<(), Error> {
         let mut after: Option<String> = None;
         loop {
             let next = self.meta.list(LINKS, "", after.as_deref(), 1).await?;
@@ -74,7 +148,7 @@ impl Registry {
                 return Err(Error::internal(format!("the row key {key} is not a link")));
             };
             for _ in 0..ROUNDS_MAX {
-                if self.collect_links_of(&name, now, report).await? {
+                if self.collect_links_of(&name, run).await? {
                     break;
                 }
             }
@@ -84,25 +158,26 @@ impl Registry {
     }
 
     /// `false` if somebody pushed to the repository meanwhile.
-    async fn collect_links_of(
-        &self,
-        name: &Name,
-        now: Timestamp,
-        report: &mut Report,
-    ) -> Result<bool, Error> {
+    async fn collect_links_of(&self, name: &Name, run: &mut Run) -> Result<bool, Error> {
         // First the row that every manifest push touches, then what is decided upon.
         let repository = self.meta.get(REPOSITORIES, name.as_str()).await?;
         let prefix = rows::link_prefix(name);
         let (links, versions) = self.decoded::<LinkRow>(LINKS, &prefix).await?;
-        let (manifests, _) = self.decoded::<ManifestRow>(MANIFESTS, &prefix).await?;
+        let (mut manifests, _) = self.decoded::<ManifestRow>(MANIFESTS, &prefix).await?;
+        manifests.retain(|digest, _| !run.is_gone(MANIFESTS, &rows::link_key(name, digest)));
         let age_ms = self.limits.garbage_age_ms;
-        for digest in garbage::unneeded_links(&links, &manifests, now, age_ms) {
+        for digest in garbage::unneeded_links(&links, &manifests, run.now, age_ms) {
             let Some(_guard) = self.alone_with(digest).await else {
-                report.promised += 1;
+                run.report.promised += 1;
                 continue;
             };
-            if self.leases.holds(digest, now) {
-                report.promised += 1;
+            if self.leases.holds(digest, run.now) {
+                run.report.promised += 1;
+                continue;
+            }
+            if run.dry {
+                run.report.links_removed += 1;
+                run.take(LINKS, rows::link_key(name, digest));
                 continue;
             }
             let version = rows::as_read(versions.get(digest));
@@ -113,9 +188,9 @@ impl Registry {
                 repository.as_ref(),
             ));
             match self.meta.batch(writes).await {
-                Ok(()) => report.links_removed += 1,
+                Ok(()) => run.report.links_removed += 1,
                 Err(MetaError::Conflict { .. }) => {
-                    report.conflicts += 1;
+                    run.report.conflicts += 1;
                     return Ok(false);
                 }
                 Err(error) => return Err(error.into()),
@@ -125,7 +200,7 @@ impl Registry {
     }
 
     /// Rows under a link prefix (or all) by digest, with their versions.
-    async fn decoded<T: serde::de::DeserializeOwned>(
+    pub(crate) async fn decoded<T: serde::de::DeserializeOwned>(
         &self,
         table: &'static str,
         prefix: &str,
@@ -141,7 +216,7 @@ impl Registry {
     }
 
     /// Blobs nobody links. The blob rows are read before the links: a link made after touches its blob's row.
-    async fn collect_blobs(&self, now: Timestamp, report: &mut Report) -> Result<(), Error> {
+    async fn collect_blobs(&self, run: &mut Run) -> Result<(), Error> {
         let (blobs, versions) = self.decoded::<BlobRow>(BLOBS, "").await?;
         let mut held = BTreeSet::new();
         for table in [LINKS, MANIFESTS] {
@@ -153,6 +228,7 @@ impl Registry {
                     .await?;
                 held.extend(
                     page.iter()
+                        .filter(|(key, _)| !run.is_gone(table, key))
                         .filter_map(|(key, _)| rows::parse_link_key(key))
                         .map(|(_, digest)| digest),
                 );
@@ -162,27 +238,27 @@ impl Registry {
                 after = page.last().map(|(key, _)| key.clone());
             }
         }
-        for digest in garbage::unheld_blobs(&blobs, &held, now, self.limits.garbage_age_ms) {
+        for digest in garbage::unheld_blobs(&blobs, &held, run.now, self.limits.garbage_age_ms) {
             let gone = rows::delete(
                 BLOBS,
                 digest.to_string(),
                 rows::as_read(versions.get(digest)),
             );
             let size = blobs.get(digest).map_or(0, |blob| blob.size);
-            self.remove_blob(digest, size, gone, now, report).await?;
+            self.remove_blob(digest, size, gone, run).await?;
         }
         Ok(())
     }
 
     /// Files without a row: what a crash or a failed batch left.
-    async fn collect_files(&self, now: Timestamp, report: &mut Report) -> Result<(), Error> {
+    async fn collect_files(&self, run: &mut Run) -> Result<(), Error> {
         let age_ms = self.limits.garbage_age_ms;
         let mut after: Option<Digest> = None;
         loop {
             let page = self.blobs.list(after.as_ref(), PAGE_ROWS).await?;
             for stored in &page {
                 let key = stored.digest.to_string();
-                let young = !garbage::is_old(stored.modified, now, age_ms);
+                let young = !garbage::is_old(stored.modified, run.now, age_ms);
                 if young || self.meta.get(BLOBS, &key).await?.is_some() {
                     continue;
                 }
@@ -192,7 +268,7 @@ impl Registry {
                     precondition: Precondition::Absent,
                     change: Change::Keep,
                 };
-                self.remove_blob(&stored.digest, stored.size, absent, now, report)
+                self.remove_blob(&stored.digest, stored.size, absent, run)
                     .await?;
             }
             if page.len() < PAGE_ROWS {
@@ -216,15 +292,20 @@ impl Registry {
         digest: &Digest,
         size: u64,
         row: Write,
-        now: Timestamp,
-        report: &mut Report,
+        run: &mut Run,
     ) -> Result<(), Error> {
+        let report = &mut run.report;
         let Some(_guard) = self.alone_with(digest).await else {
             report.promised += 1;
             return Ok(());
         };
-        if self.leases.holds(digest, now) {
+        if self.leases.holds(digest, run.now) {
             report.promised += 1;
+            return Ok(());
+        }
+        if run.dry {
+            report.blobs_removed += 1;
+            report.bytes_removed += size;
             return Ok(());
         }
         match self.meta.batch(vec![row]).await {

@@ -41,6 +41,12 @@ pub struct Counters {
     pub uploads_expired: Counter,
     /// Blobs that a row names and the disk lacks, or has with another length.
     pub blobs_damaged: Counter,
+    /// Copies of blobs that were moved aside because their bytes were not what their digest says.
+    pub blobs_corrupt: Counter,
+    /// Blobs that a scrub brought from another member.
+    pub blobs_healed: Counter,
+    /// Blobs without a good copy anywhere, counted anew by every scrub.
+    pub blobs_lost: Counter,
     /// Blobs collected.
     pub blobs_collected: Counter,
 }

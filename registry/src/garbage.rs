@@ -3,7 +3,7 @@
 //! Two independent marks. Inside one repository a *link* is garbage if no manifest of that repository names its digest.
 //! Across repositories a *blob* is garbage if neither a link nor a manifest row names it. Manifests themselves are never
 //! garbage here, tagged or not, so children of indexes, signatures and other referrers are safe by construction;
-//! retention policies, which do remove manifests, come before these marks and use the same delete as a client.
+//! retention policies ([`crate::retention`]), which do remove manifests, come before these marks.
 //!
 //! Young things are not garbage whoever names them: a push writes blobs before the manifest that will name them.
 

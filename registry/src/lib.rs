@@ -22,21 +22,33 @@ pub mod limits;
 pub mod manifest;
 pub mod meta;
 pub mod name;
+pub mod quota;
 pub mod range;
+pub mod retention;
 pub mod rows;
+pub mod scrub;
 pub mod through;
 pub mod upload;
+pub mod usage;
 pub mod wasm;
 
+mod attached;
 mod body;
 mod collect;
+mod conditions;
 mod links;
 mod listing;
 mod manifests;
+mod opaque;
 mod push;
 mod registry;
 mod serve;
+mod warnings;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+#[path = "tests/fuzz/mod.rs"]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
 
@@ -45,10 +57,11 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 
+pub use attached::Document;
 pub use collect::Report;
 pub use limits::Limits;
 pub use registry::{Parts, Registry};
-pub use serve::{refuse, router};
+pub use serve::{PACKAGE_PREFIX, refuse, router, router_with_packages};
 
 /// A boxed future: the outward traits are objects and name no runtime.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -11,6 +11,9 @@ pub const UPLOAD_AGE_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 /// Nothing younger than this is collected, and a promise to a client lasts as long. An hour covers the longest push
 /// between its first blob and its manifest.
 pub const GARBAGE_AGE_MS: i64 = 60 * 60 * 1000;
+/// Bytes that a scrub reads in a second by default: a third of an old hard disk, so that pulls keep the rest. 1 TB takes
+/// nine hours.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 
 /// The bounds of one registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Limits {
     pub upload_age_ms_max: i64,
     /// Age in milliseconds below which nothing is collected, and how long a promise lasts.
     pub garbage_age_ms: i64,
+    /// Bytes that a scrub reads in a second, unless whoever asks for one says otherwise.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for Limits {
@@ -35,6 +40,7 @@ impl Default for Limits {
             uploads_max: UPLOADS_MAX,
             upload_age_ms_max: UPLOAD_AGE_MS_MAX,
             garbage_age_ms: GARBAGE_AGE_MS,
+            scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
         }
     }
 }

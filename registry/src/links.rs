@@ -2,10 +2,12 @@
 
 use http::{Extensions, HeaderMap};
 
+use crate::authorise::namespace;
 use crate::authorise::{Access, Action};
 use crate::blobs::{Opened, Source};
 use crate::digest::Digest;
 use crate::error::{Code, Error};
+use crate::garbage::is_old;
 use crate::meta::{Change, MetaError, Precondition, Write};
 use crate::name::Name;
 use crate::registry::{CONFLICTS_MAX, Registry};
@@ -13,6 +15,10 @@ use crate::rows::{self, BLOBS, BlobRow, EPOCHS, HOLDERS, LINKS, LinkRow, Touch};
 
 /// Repositories looked at for a mount without `from`: the first few holders are as good as all.
 const MOUNT_HOLDERS_MAX: usize = 16;
+
+/// A `HEAD` renews links older than this part of the collector's age: a promise holds for the rest of it at least, and a
+/// blob that is asked for all the time costs a write four times in that age.
+const RENEW_PART: i64 = 4;
 
 /// Who asks: what the authoriser needs beyond action and repository.
 #[derive(Clone, Copy)]
@@ -61,9 +67,44 @@ impl Registry {
     /// The same for `HEAD`, with a promise: a client that hears "it is there" will not send it.
     pub(crate) async fn promise_blob(&self, name: &Name, digest: &Digest) -> Result<Opened, Error> {
         let _guard = self.guard(digest).read().await;
-        let opened = self.blob(name, digest).await?;
-        self.leases.hold(digest, self.now());
-        Ok(opened)
+        for _ in 0..CONFLICTS_MAX {
+            let opened = self.blob(name, digest).await?;
+            self.leases.hold(digest, self.now());
+            if self.renew_link(name, digest).await? {
+                return Ok(opened);
+            }
+        }
+        Err(Error::busy(
+            "this blob is being pushed and deleted again and again",
+        ))
+    }
+
+    /// Tells the other members' collectors of a promise: a link that is no longer young is made young. `false`: somebody
+    /// changed it meanwhile.
+    async fn renew_link(&self, name: &Name, digest: &Digest) -> Result<bool, Error> {
+        let key = rows::link_key(name, digest);
+        let Some((mut link, row)) = self.row::<LinkRow>(LINKS, &key).await? else {
+            return Ok(false);
+        };
+        let now = self.now();
+        if !is_old(link.at, now, self.limits.garbage_age_ms / RENEW_PART) {
+            return Ok(true);
+        }
+        link.at = now;
+        let write = Write {
+            precondition: rows::as_read(Some(&row)),
+            ..rows::put(LINKS, key, &link)?
+        };
+        match self.meta.batch(vec![write]).await {
+            Ok(()) => Ok(true),
+            Err(MetaError::Conflict { .. }) => Ok(false),
+            // What has no majority has none to collect with either, and a manifest is checked when it comes.
+            Err(MetaError::Unavailable(why)) => {
+                tracing::debug!(%digest, why, "a promise was not told to the other members");
+                Ok(true)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Keeps this registry's collector from the bytes of `digest` for one lease time, whatever the rows say. When it
@@ -143,6 +184,7 @@ impl Registry {
             if self.intact(digest, link.size).await?.is_none() {
                 return Ok(false);
             }
+            self.quota_link(name, digest, link.size).await?;
             let mut writes = self.link_rows(name, digest, link.size)?;
             for write in &mut writes {
                 // A mount brings no bytes, so it may only touch a blob that is still there.
@@ -151,7 +193,10 @@ impl Registry {
                 }
             }
             match self.meta.batch(writes).await {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    self.quota.linked(namespace(name), None, link.size);
+                    return Ok(true);
+                }
                 Err(MetaError::Conflict { .. }) => continue,
                 Err(error) => return Err(error.into()),
             }

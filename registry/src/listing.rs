@@ -13,12 +13,14 @@ use crate::meta::Row;
 use crate::name::Name;
 use crate::registry::{PAGE_ROWS, Registry};
 use crate::rows::{self, REFERRERS, REPOSITORIES, TAGS};
+use crate::through::is_mirror;
 
 /// Referrers in one answer. An index of a thousand descriptors is some 300 KB; the next page is one link away.
 const REFERRERS_PAGE_MAX: usize = 1_000;
 
-/// Referrers a subject can have before listing says so: the list is merged and sorted in memory.
-const REFERRERS_MAX: usize = 100_000;
+/// Bytes of referrers in one answer, roughly, but at least one: annotations may be as long as a manifest. Clients expect
+/// to read indexes of 4 MiB.
+const REFERRERS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// One page and whether more follow.
 pub(crate) struct Page<T> {
@@ -27,7 +29,7 @@ pub(crate) struct Page<T> {
 }
 
 /// A referrer as an index shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Shown {
     pub media_type: String,
@@ -111,7 +113,8 @@ impl Registry {
     }
 
     /// Who refers to a manifest: the recorded ones, and those of an index under the fallback tag `sha256-<hex>` that
-    /// clients write where referrers are not supported. Sorted by digest.
+    /// clients write where referrers are not supported. Sorted by digest. Never "unknown": nobody refers to what is not
+    /// there.
     pub(crate) async fn referrers(
         &self,
         name: &Name,
@@ -120,69 +123,89 @@ impl Registry {
         n: Option<usize>,
         last: Option<&str>,
     ) -> Result<Page<Shown>, Error> {
+        let want = n.unwrap_or(REFERRERS_PAGE_MAX).min(REFERRERS_PAGE_MAX);
+        let mut items: Vec<Shown> = Vec::new();
+        if want == 0 {
+            return Ok(Page { items, more: false });
+        }
+        let mut listed = self.fallback(name, subject).await?;
+        if let Some(last) = last {
+            listed = listed.split_off(last);
+            listed.remove(last);
+        }
         let prefix = rows::referrer_prefix(name, subject);
-        let mut all: BTreeMap<String, Option<Referrer>> = BTreeMap::new();
-        let mut after = None;
+        let mut after = last.map(|last| format!("{prefix}{last}"));
+        let mut bytes = 0;
         loop {
-            let page = self
+            let rows = self
                 .meta
                 .list(REFERRERS, &prefix, after.as_deref(), PAGE_ROWS)
                 .await?;
-            let end = page.len() < PAGE_ROWS;
-            for (key, row) in &page {
+            let end = rows.len() < PAGE_ROWS;
+            after = rows.last().map(|(key, _)| key.clone());
+            let until = after.as_deref().filter(|_| !end);
+            let later = split_after(&mut listed, until.map(|key| &key[prefix.len()..]));
+            let mut candidates: BTreeMap<String, Candidate> = listed
+                .into_iter()
+                .map(|(digest, descriptor)| (digest, Candidate::Listed(descriptor)))
+                .collect();
+            listed = later;
+            for (key, row) in &rows {
                 let digest = key[prefix.len()..].to_owned();
-                all.insert(digest, Some(rows::decode(row)?));
+                candidates.insert(digest, Candidate::Recorded(rows::decode(row)?));
             }
-            if end || all.len() >= REFERRERS_MAX {
-                break;
+            for (digest, candidate) in candidates {
+                let shown = self.shown(name, subject, digest, candidate).await?;
+                let Some(shown) = shown.filter(|shown| is_wanted(shown, artifact_type)) else {
+                    continue;
+                };
+                bytes += weight(&shown);
+                let full = items.len() == want || bytes > REFERRERS_BYTES_MAX;
+                if full && !items.is_empty() {
+                    return Ok(Page { items, more: true });
+                }
+                items.push(shown);
             }
-            after = page.last().map(|(key, _)| key.clone());
+            if end {
+                return Ok(Page { items, more: false });
+            }
         }
-        let fallback = self.fallback(name, subject).await?;
-        for digest in fallback.keys() {
-            all.entry(digest.clone()).or_insert(None);
-        }
-
-        let want = n.unwrap_or(REFERRERS_PAGE_MAX).min(REFERRERS_PAGE_MAX);
-        let mut items = Vec::new();
-        for (digest, recorded) in all {
-            if last.is_some_and(|last| digest.as_str() <= last) {
-                continue;
-            }
-            let shown = match recorded {
-                Some(referrer) => self.shown(name, digest, referrer).await?,
-                None => match fallback.get(&digest) {
-                    Some(descriptor) => from_fallback(descriptor),
-                    None => continue,
-                },
-            };
-            if artifact_type.is_some_and(|want| shown.artifact_type.as_deref() != Some(want)) {
-                continue;
-            }
-            if items.len() == want {
-                return Ok(Page {
-                    items,
-                    more: want > 0,
-                });
-            }
-            items.push(shown);
-        }
-        Ok(Page { items, more: false })
     }
 
-    async fn shown(&self, name: &Name, digest: String, row: Referrer) -> Result<Shown, Error> {
-        let mut annotations = row.annotations;
-        if row.annotations_in_manifest {
-            let bytes = self.manifest_bytes(name, &digest).await?;
-            annotations = manifest::view(&bytes)?.annotations;
+    /// A candidate as a list shows it, `None` if it does not belong there or went meanwhile.
+    async fn shown(
+        &self,
+        name: &Name,
+        subject: &Digest,
+        digest: String,
+        candidate: Candidate,
+    ) -> Result<Option<Shown>, Error> {
+        match candidate {
+            Candidate::Recorded(row) => {
+                let mut annotations = row.annotations;
+                if row.annotations_in_manifest {
+                    let Some((_, bytes)) = self.manifest_bytes(name, &digest).await? else {
+                        return Ok(None);
+                    };
+                    annotations = manifest::view(&bytes)?.annotations;
+                }
+                Ok(Some(Shown {
+                    media_type: row.media_type,
+                    digest,
+                    size: row.size,
+                    artifact_type: row.artifact_type,
+                    annotations,
+                }))
+            }
+            Candidate::Listed(descriptor) => {
+                let Some((media_type, bytes)) = self.manifest_bytes(name, &digest).await? else {
+                    // A mirror has it when it is asked for; only then could it be judged.
+                    let shown = is_mirror(name).then(|| from_fallback(descriptor));
+                    return Ok(shown);
+                };
+                Ok(judge(subject, digest, &media_type, &bytes))
+            }
         }
-        Ok(Shown {
-            media_type: row.media_type,
-            digest,
-            size: row.size,
-            artifact_type: row.artifact_type,
-            annotations,
-        })
     }
 
     /// Descriptors in the index under the fallback tag; none if there is no such tag or it is not an index.
@@ -191,25 +214,29 @@ impl Registry {
         name: &Name,
         subject: &Digest,
     ) -> Result<BTreeMap<String, Descriptor>, Error> {
-        let tag = format!("{}-{}", subject.algorithm().name(), subject.hex());
-        // The tag of a sha512 digest would be too long for the grammar; clients cut it to 128 characters.
-        let tag: String = tag.chars().take(crate::name::TAG_BYTES_MAX).collect();
-        let bytes = match self.manifest_bytes(name, &tag).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.code == Code::ManifestUnknown => return Ok(BTreeMap::new()),
-            Err(error) => return Err(error),
+        let Some((_, bytes)) = self.manifest_bytes(name, &fallback_tag(subject)).await? else {
+            return Ok(BTreeMap::new());
         };
-        let listed = manifest::view(&bytes)?.manifests.unwrap_or_default();
+        let listed = manifest::view(&bytes).ok().and_then(|view| view.manifests);
         Ok(listed
+            .unwrap_or_default()
             .into_iter()
             .filter(|descriptor| descriptor.digest.parse::<Digest>().is_ok())
             .map(|descriptor| (descriptor.digest.clone(), descriptor))
             .collect())
     }
 
-    /// A whole manifest; its length is bounded by what was accepted.
-    async fn manifest_bytes(&self, name: &Name, reference: &str) -> Result<Vec<u8>, Error> {
-        let found = self.manifest(name, &Reference::parse(reference)?).await?;
+    /// A whole manifest and its type, if it is there; its length is bounded by what was accepted.
+    async fn manifest_bytes(
+        &self,
+        name: &Name,
+        reference: &str,
+    ) -> Result<Option<(String, Vec<u8>)>, Error> {
+        let found = match self.manifest(name, &Reference::parse(reference)?).await {
+            Ok(found) => found,
+            Err(error) if error.code == Code::ManifestUnknown => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let mut all = Vec::new();
         let mut pieces = (found.opened.body)(0..found.opened.size);
         while let Some(piece) = pieces.next().await {
@@ -218,16 +245,133 @@ impl Registry {
             })?;
             all.extend_from_slice(&piece);
         }
-        Ok(all)
+        Ok(Some((found.media_type, all)))
     }
 }
 
-fn from_fallback(descriptor: &Descriptor) -> Shown {
+/// Who may be a referrer.
+enum Candidate {
+    /// Its push said so.
+    Recorded(Referrer),
+    /// An index under the fallback tag says so.
+    Listed(Descriptor),
+}
+
+/// The tag that the specification gives a digest: at most 32 characters of the algorithm and 64 of the rest.
+fn fallback_tag(subject: &Digest) -> String {
+    let hex: String = subject.hex().chars().take(64).collect();
+    format!("{}-{hex}", subject.algorithm().name())
+}
+
+/// Leaves what sorts before or at `until` and gives back the rest without it; `None` leaves everything.
+fn split_after(
+    listed: &mut BTreeMap<String, Descriptor>,
+    until: Option<&str>,
+) -> BTreeMap<String, Descriptor> {
+    let Some(until) = until else {
+        return BTreeMap::new();
+    };
+    let mut later = listed.split_off(until);
+    if let Some((digest, descriptor)) = later.remove_entry(until) {
+        listed.insert(digest, descriptor);
+    }
+    later
+}
+
+fn is_wanted(shown: &Shown, artifact_type: Option<&str>) -> bool {
+    artifact_type.is_none_or(|want| shown.artifact_type.as_deref() == Some(want))
+}
+
+/// Roughly the bytes of an entry; what is not text in it is shorter than 128.
+fn weight(shown: &Shown) -> usize {
+    let annotations = shown.annotations.iter().flatten();
+    let annotations: usize = annotations
+        .map(|(key, value)| key.len() + value.len() + 6)
+        .sum();
+    128 + shown.media_type.len()
+        + shown.digest.len()
+        + shown.artifact_type.as_ref().map_or(0, String::len)
+        + annotations
+}
+
+/// A manifest that only an index calls a referrer, as its own push would record it; `None` if it is about something
+/// else. A fallback tag is cut and may be anybody's, so its word alone is not enough.
+fn judge(subject: &Digest, digest: String, media_type: &str, bytes: &[u8]) -> Option<Shown> {
+    let facts = manifest::inspect(bytes, Some(media_type)).ok()?;
+    if facts.subject.as_ref() != Some(subject) {
+        return None;
+    }
+    Some(Shown {
+        media_type: facts.media_type,
+        digest,
+        size: bytes.len() as u64,
+        artifact_type: facts.artifact_type,
+        annotations: facts.annotations,
+    })
+}
+
+fn from_fallback(descriptor: Descriptor) -> Shown {
     Shown {
-        media_type: descriptor.media_type.clone(),
-        digest: descriptor.digest.clone(),
+        media_type: descriptor.media_type,
+        digest: descriptor.digest,
         size: descriptor.size,
-        artifact_type: descriptor.artifact_type.clone(),
-        annotations: descriptor.annotations.clone(),
+        artifact_type: descriptor.artifact_type,
+        annotations: descriptor.annotations,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+    use crate::manifest::OCI_MANIFEST;
+    use serde_json::json;
+
+    #[test]
+    fn fallback_tags_are_tags() {
+        let short = Algorithm::Sha256.digest(b"x");
+        let long = Algorithm::Sha512.digest(b"x");
+        assert_eq!(fallback_tag(&short), format!("sha256-{}", short.hex()));
+        assert_eq!(fallback_tag(&long), format!("sha512-{}", &long.hex()[..64]));
+        for digest in [short, long] {
+            fallback_tag(&digest).parse::<crate::name::Tag>().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_listed_is_split_where_a_page_of_rows_ends() {
+        let descriptor = |digest: &str| {
+            let value = json!({ "digest": digest });
+            serde_json::from_value::<Descriptor>(value).unwrap()
+        };
+        let all = || BTreeMap::from(["a", "b", "c"].map(|d| (d.to_owned(), descriptor(d))));
+        for (until, left, rest) in [
+            (None, "abc", ""),
+            (Some("b"), "ab", "c"),
+            (Some("bb"), "ab", "c"),
+            (Some("0"), "", "abc"),
+            (Some("z"), "abc", ""),
+        ] {
+            let mut listed = all();
+            let later = split_after(&mut listed, until);
+            let keys = |map: BTreeMap<String, Descriptor>| map.into_keys().collect::<String>();
+            assert_eq!((keys(listed).as_str(), keys(later).as_str()), (left, rest));
+        }
+    }
+
+    #[test]
+    fn an_index_is_not_believed() {
+        let subject = Algorithm::Sha256.digest(b"s");
+        let about = |digest: &Digest| {
+            let to = |digest: &Digest| json!({ "mediaType": "a/b", "digest": digest.to_string(), "size": 1 });
+            json!({ "schemaVersion": 2, "config": to(&subject), "layers": [], "subject": to(digest) }).to_string()
+        };
+        let judged = |text: &str| judge(&subject, "d".to_owned(), OCI_MANIFEST, text.as_bytes());
+        let shown = judged(&about(&subject)).unwrap();
+        assert_eq!(shown.artifact_type.as_deref(), Some("a/b"));
+        assert_eq!(shown.media_type, OCI_MANIFEST);
+        assert!(judged(&about(&Algorithm::Sha256.digest(b"t"))).is_none());
+        assert!(judged("{}").is_none());
+        assert!(weight(&shown) > 128);
     }
 }

@@ -1,16 +1,21 @@
 //! Manifests, seen loosely: the bytes are stored as they came, this is only what the registry must know about them.
 //!
-//! Nothing here is ever written back. Unknown fields and unknown media types pass; what is refused is what could not be
-//! pulled again (a reference that cannot be a digest, more references than a row may hold) and a Wasm artifact that
+//! Nothing here is ever written back. Unknown fields and unknown media types pass (see [`crate::opaque`] for what they
+//! name); what is refused is what could not be pulled again (a reference that cannot be a digest, more references than a row may hold) and a Wasm artifact that
 //! Wasm clients would reject.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use http::HeaderValue;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::digest::Digest;
-use crate::wasm;
+use crate::{opaque, wasm};
 
 /// Most distinct digests one manifest may name: they stand in one metadata row, which has to fit a log entry
 /// (16,384 × 72 bytes ≈ 1.2 MB). The largest real manifests have some hundred.
@@ -30,7 +35,11 @@ pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// Media type of the target.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_none",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub media_type: String,
     /// Digest of the target.
     pub digest: String,
@@ -38,7 +47,11 @@ pub struct Descriptor {
     #[serde(default)]
     pub size: u64,
     /// Other places to fetch it from; with any, the target may be absent here.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_none",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub urls: Vec<String>,
     /// Kind of artifact, in indexes and referrer lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +60,11 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
     /// The platform of an index entry.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub platform: Option<Platform>,
 }
 
@@ -73,16 +90,19 @@ pub struct View {
     /// Kind of artifact.
     pub artifact_type: Option<String>,
     /// Configuration blob.
+    #[serde(deserialize_with = "object")]
     pub config: Option<Descriptor>,
     /// Layer blobs; `null`, which some writers use for none, is an empty list.
     #[serde(deserialize_with = "null_is_empty")]
     pub layers: Option<Vec<Descriptor>>,
     /// Blobs of the withdrawn artifact manifest, still pushed by old tools.
+    #[serde(deserialize_with = "objects")]
     pub blobs: Option<Vec<Descriptor>>,
     /// Children of an index; `null` is an empty list.
     #[serde(deserialize_with = "null_is_empty")]
     pub manifests: Option<Vec<Descriptor>>,
     /// The manifest this one is about.
+    #[serde(deserialize_with = "object")]
     pub subject: Option<Descriptor>,
     /// Free annotations.
     pub annotations: Option<BTreeMap<String, String>>,
@@ -91,14 +111,19 @@ pub struct View {
 /// What the registry keeps about an accepted manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// The type it is served with.
+    /// The type it is served with, spelt as it was pushed, without parameters.
     pub media_type: String,
+    /// The document itself says no type, though it should: clients then have only the header to go by.
+    pub untyped: bool,
     /// Blobs it needs.
     pub blobs: BTreeSet<Digest>,
     /// Manifests it needs.
     pub children: BTreeSet<Digest>,
-    /// Digests it names that may be absent (`urls`, non-distributable layers): kept if present.
+    /// Digests it names that may be absent (`urls`, non-distributable layers, whatever stands in a document of an
+    /// unknown type): kept if present.
     pub optional: BTreeSet<Digest>,
+    /// Those of them that live elsewhere by the document's own word.
+    pub elsewhere: BTreeSet<Digest>,
     /// The manifest it is about.
     pub subject: Option<Digest>,
     /// What a referrer list shows.
@@ -113,7 +138,7 @@ pub enum Invalid {
     /// Not JSON, or fields of the wrong shape.
     #[error("the manifest cannot be read: {0}")]
     Unreadable(String),
-    /// Neither a `Content-Type` nor a `mediaType`.
+    /// Neither a `Content-Type` nor a `mediaType` that could be one.
     #[error("the manifest has no type: send a Content-Type header")]
     NoType,
     /// The two differ.
@@ -166,13 +191,14 @@ pub enum Invalid {
     },
 }
 
-/// A media type without parameters, in lower case.
+/// A media type without parameters, in lower case: for comparing.
 pub fn bare_type(text: &str) -> String {
-    text.split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase()
+    plain_type(text).to_ascii_lowercase()
+}
+
+/// A media type without parameters, spelt as it is: for serving.
+fn plain_type(text: &str) -> &str {
+    text.split(';').next().unwrap_or_default().trim()
 }
 
 /// Is this the type of an index?
@@ -185,13 +211,64 @@ pub fn is_image(media_type: &str) -> bool {
     matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST)
 }
 
+/// Called only if the field is there; some writers say `null` for what is not.
+fn null_is_none<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A struct that is read from a JSON object and from nothing else. A derived reader would take an array for the fields
+/// in their order, and another client, which does not, would see another manifest.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer
+            .deserialize_map(Fields(PhantomData))
+            .map(Object)
+    }
+}
+
+fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let read = Option::<Object<T>>::deserialize(deserializer)?;
+    Ok(read.map(|object| object.0))
+}
+
+fn objects<'de, D>(deserializer: D) -> Result<Option<Vec<Descriptor>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let list = Option::<Vec<Object<Descriptor>>>::deserialize(deserializer)?;
+    Ok(list.map(|list| list.into_iter().map(|object| object.0).collect()))
+}
+
 /// Called only if the field is there.
 fn null_is_empty<'de, D>(deserializer: D) -> Result<Option<Vec<Descriptor>>, D::Error>
 where
-    D: serde::Deserializer<'de>,
+    D: Deserializer<'de>,
 {
-    let list = Option::<Vec<Descriptor>>::deserialize(deserializer)?;
-    Ok(Some(list.unwrap_or_default()))
+    Ok(Some(objects(deserializer)?.unwrap_or_default()))
 }
 
 /// Parses the loose view.
@@ -205,15 +282,20 @@ pub fn view(bytes: &[u8]) -> Result<View, Invalid> {
 
 /// Judges a pushed manifest by its bytes and the `Content-Type` it came with.
 pub fn inspect(bytes: &[u8], content_type: Option<&str>) -> Result<Facts, Invalid> {
-    let view = view(bytes)?;
-    let media_type = media_type(&view, content_type)?;
+    let view = match view(bytes) {
+        Ok(view) => view,
+        Err(invalid) => return unknown(bytes, content_type)?.ok_or(invalid),
+    };
+    let media_type = media_type(view.media_type.as_deref(), content_type)?;
     shape(&view, &media_type)?;
     strict_wasm(&view)?;
 
     let mut facts = Facts {
+        untyped: view.media_type.is_none(),
         artifact_type: artifact_type(&view),
         annotations: view.annotations.clone(),
         media_type,
+        elsewhere: BTreeSet::new(),
         blobs: BTreeSet::new(),
         children: BTreeSet::new(),
         optional: BTreeSet::new(),
@@ -228,7 +310,7 @@ pub fn inspect(bytes: &[u8], content_type: Option<&str>) -> Result<Facts, Invali
     for (field, descriptor) in blobs {
         let digest = digest_of(descriptor, field)?;
         if may_be_absent(descriptor) {
-            facts.optional.insert(digest);
+            facts.elsewhere.insert(digest);
         } else {
             facts.blobs.insert(digest);
         }
@@ -236,7 +318,7 @@ pub fn inspect(bytes: &[u8], content_type: Option<&str>) -> Result<Facts, Invali
     for descriptor in view.manifests.iter().flatten() {
         let digest = digest_of(descriptor, "manifests")?;
         if may_be_absent(descriptor) {
-            facts.optional.insert(digest);
+            facts.elsewhere.insert(digest);
         } else {
             facts.children.insert(digest);
         }
@@ -244,6 +326,51 @@ pub fn inspect(bytes: &[u8], content_type: Option<&str>) -> Result<Facts, Invali
     if let Some(subject) = &view.subject {
         facts.subject = Some(digest_of(subject, "subject")?);
     }
+    facts.optional = facts.elsewhere.clone();
+    if !is_known(&facts.media_type) {
+        let named = opaque::fields(bytes).map(|fields| opaque::digests(&fields));
+        let shown = |digest: &Digest| {
+            facts.blobs.contains(digest)
+                || facts.children.contains(digest)
+                || facts.subject.as_ref() == Some(digest)
+        };
+        let more: Vec<Digest> = named.into_iter().flatten().filter(|d| !shown(d)).collect();
+        facts.optional.extend(more);
+    }
+    bounded(facts)
+}
+
+/// A document of a type nobody here knows, whose fields are not ours. `None` if it is no such thing.
+fn unknown(bytes: &[u8], content_type: Option<&str>) -> Result<Option<Facts>, Invalid> {
+    let Some(fields) = opaque::fields(bytes) else {
+        return Ok(None);
+    };
+    let field = fields.get("mediaType").and_then(Value::as_str);
+    let media_type = media_type(field, content_type)?;
+    if is_known(&media_type) {
+        return Ok(None);
+    }
+    bounded(Facts {
+        media_type,
+        untyped: field.is_none(),
+        blobs: BTreeSet::new(),
+        children: BTreeSet::new(),
+        optional: opaque::digests(&fields),
+        elsewhere: BTreeSet::new(),
+        subject: None,
+        artifact_type: None,
+        annotations: None,
+    })
+    .map(Some)
+}
+
+/// Is this one of the four types whose fields we know?
+fn is_known(media_type: &str) -> bool {
+    let bare = bare_type(media_type);
+    is_image(&bare) || is_index(&bare)
+}
+
+fn bounded(facts: Facts) -> Result<Facts, Invalid> {
     if facts.blobs.len() + facts.children.len() + facts.optional.len() > REFERENCES_MAX {
         return Err(Invalid::TooMany);
     }
@@ -260,16 +387,20 @@ fn digest_of(descriptor: &Descriptor, field: &'static str) -> Result<Digest, Inv
         })
 }
 
-fn media_type(view: &View, content_type: Option<&str>) -> Result<String, Invalid> {
-    let header = content_type.map(bare_type).filter(|text| !text.is_empty());
-    let field = view.media_type.as_deref().map(bare_type);
+fn media_type(field: Option<&str>, content_type: Option<&str>) -> Result<String, Invalid> {
+    let header = content_type.map(plain_type).filter(|text| !text.is_empty());
+    let field = field.map(plain_type).filter(|text| !text.is_empty());
     match (header, field) {
-        (Some(header), Some(field)) if header != field => {
-            Err(Invalid::TypeMismatch { header, field })
+        (Some(header), Some(field)) if !header.eq_ignore_ascii_case(field) => {
+            Err(Invalid::TypeMismatch {
+                header: header.to_owned(),
+                field: field.to_owned(),
+            })
         }
-        (Some(header), _) => Ok(header),
-        (None, Some(field)) => Ok(field),
-        (None, None) => Err(Invalid::NoType),
+        // Clients compare what they get with the field, which they get as a header, so it must be able to be one.
+        (_, Some(field)) if HeaderValue::from_str(field).is_ok() => Ok(field.to_owned()),
+        (Some(header), None) => Ok(header.to_owned()),
+        _ => Err(Invalid::NoType),
     }
 }
 
@@ -283,10 +414,10 @@ fn shape(view: &View, media_type: &str) -> Result<(), Invalid> {
         media_type: media_type.to_owned(),
         field,
     };
-    let image = is_image(media_type);
-    if !image && !is_index(media_type) {
+    if !is_known(media_type) {
         return Ok(());
     }
+    let image = is_image(&bare_type(media_type));
     if view.schema_version != Some(Value::from(2)) {
         return Err(Invalid::Schema);
     }
@@ -407,6 +538,13 @@ mod tests {
         for (value, want) in [
             (json!([]), "cannot be read"),
             (json!({}), "no type"),
+            (json!({ "mediaType": "" }), "no type"),
+            (json!({ "mediaType": "a\n/b" }), "no type"),
+            (
+                json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [],
+                    "config": ["x", Algorithm::Sha256.digest(b"").to_string(), 0] }),
+                "an object",
+            ),
             (json!({ "mediaType": OCI_MANIFEST }), "schemaVersion"),
             (
                 json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": [] }),
@@ -456,7 +594,33 @@ mod tests {
         let facts = check(&index).unwrap();
         assert_eq!(facts.children.len(), 1);
         assert_eq!(facts.artifact_type, None);
-        assert!(check(&json!({ "mediaType": "application/vnd.example+json", "x": 1 })).is_ok());
+        let typed = "application/vnd.Example+json";
+        let other = Algorithm::Sha512.digest(b"other");
+        for (value, named) in [
+            (json!({ "mediaType": typed, "x": 1 }), 0),
+            (
+                json!({ "mediaType": typed, "x": [{ "digest": other.to_string() }] }),
+                1,
+            ),
+            (
+                json!({ "mediaType": typed, "config": "text", "x": { "digest": other.to_string() } }),
+                1,
+            ),
+            (
+                json!({ "mediaType": typed, "subject": desc("a/b", b"s"), "layers": [desc("a/b", b"l")] }),
+                0,
+            ),
+        ] {
+            let facts = check(&value).unwrap();
+            assert_eq!(facts.media_type, typed);
+            assert_eq!(facts.optional.len(), named, "{value}");
+            assert!(facts.elsewhere.is_empty());
+        }
+        let known = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": "text" });
+        assert!(check(&known).is_err());
+        let nulls = json!({ "schemaVersion": 2, "config": { "mediaType": null, "digest": other.to_string(), "urls": null }, "layers": [] });
+        let facts = inspect(nulls.to_string().as_bytes(), Some(OCI_MANIFEST)).unwrap();
+        assert!(facts.untyped && facts.blobs.contains(&other));
         let null = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": null });
         assert!(check(&null).unwrap().children.is_empty());
     }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::BoxFuture;
+use crate::authorise::namespace;
 use crate::blobs::Opened;
+use crate::conditions::Conditions;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Code, Error};
 use crate::manifest::{self, Facts, Invalid};
@@ -77,6 +79,8 @@ pub(crate) struct Pushed {
     pub digest: Digest,
     pub subject: Option<Digest>,
     pub tags: BTreeSet<Tag>,
+    /// Sentences for the client's user.
+    pub warnings: Vec<String>,
 }
 
 /// A manifest found.
@@ -106,18 +110,26 @@ impl Registry {
         name: &Name,
         reference: &Reference,
     ) -> Result<(Digest, ManifestRow, Row), Error> {
-        let digest = match reference {
-            Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(tag) => {
-                let key = rows::tag_key(name, tag);
-                let row = self.row::<TagRow>(TAGS, &key).await?;
-                row.ok_or_else(|| manifest_unknown(reference))?.0.digest
+        for _ in 0..CONFLICTS_MAX {
+            let digest = match reference {
+                Reference::Digest(digest) => digest.clone(),
+                Reference::Tag(tag) => {
+                    let key = rows::tag_key(name, tag);
+                    let row = self.row::<TagRow>(TAGS, &key).await?;
+                    row.ok_or_else(|| manifest_unknown(reference))?.0.digest
+                }
+            };
+            let key = rows::link_key(name, &digest);
+            match self.row::<ManifestRow>(MANIFESTS, &key).await? {
+                Some((manifest, row)) => return Ok((digest, manifest, row)),
+                None if matches!(reference, Reference::Digest(_)) => {
+                    return Err(manifest_unknown(reference));
+                }
+                // A manifest goes together with its tags, so this tag has moved between the two looks.
+                None => continue,
             }
-        };
-        let key = rows::link_key(name, &digest);
-        let row = self.row::<ManifestRow>(MANIFESTS, &key).await?;
-        let (manifest, row) = row.ok_or_else(|| manifest_unknown(reference))?;
-        Ok((digest, manifest, row))
+        }
+        Err(manifest_unknown(reference))
     }
 
     /// A manifest, opened.
@@ -135,7 +147,8 @@ impl Registry {
         })
     }
 
-    /// Checks, stores and links a manifest, and sets its tags, all visible at once.
+    /// Checks, stores and links a manifest, and sets its tags, all visible at once. Conditions are about what the
+    /// reference means before.
     pub(crate) async fn put_manifest(
         &self,
         name: &Name,
@@ -143,6 +156,7 @@ impl Registry {
         more_tags: &[Tag],
         content_type: Option<&str>,
         body: Bytes,
+        conditions: &Conditions,
     ) -> Result<Pushed, Error> {
         let facts = manifest::inspect(&body, content_type)?;
         let mut tags: BTreeSet<Tag> = more_tags.iter().cloned().collect();
@@ -164,11 +178,13 @@ impl Registry {
             }
         };
 
+        self.quota_link(name, &digest, body.len() as u64).await?;
         let _guard = self.guard(&digest).read().await;
         let mut stored = false;
         for _ in 0..CONFLICTS_MAX {
             // The fence is read before the references are looked up: a link that leaves in between makes a conflict.
             let fence = self.meta.get(EPOCHS, name.as_str()).await?;
+            let before = self.allow_write(name, reference, conditions).await?;
             self.require(name, &facts).await?;
             if !stored {
                 self.store(&digest, &body).await?;
@@ -178,14 +194,29 @@ impl Registry {
             let size = body.len() as u64;
             let mut writes = self.manifest_rows(name, &digest, size, &facts, &tags)?;
             writes.push(rows::unchanged(EPOCHS, name.to_string(), fence.as_ref()));
+            if let (Reference::Tag(tag), Some(before)) = (reference, before) {
+                let key = rows::tag_key(name, tag);
+                for write in &mut writes {
+                    if write.table == TAGS && write.key == key {
+                        write.precondition = before;
+                    }
+                }
+            }
             match self.meta.batch(writes).await {
                 Ok(()) => {
                     self.counters.manifests_pushed.add(1);
+                    self.quota.linked(namespace(name), None, size);
                     tracing::info!(repository = %name, %reference, %digest, "manifest pushed");
+                    // The manifest is there whatever becomes of this.
+                    let warnings = self.warnings(name, &facts).await.unwrap_or_else(|error| {
+                        tracing::warn!(repository = %name, %digest, %error, "no warnings looked for");
+                        Vec::new()
+                    });
                     return Ok(Pushed {
                         digest,
                         subject: facts.subject,
                         tags,
+                        warnings,
                     });
                 }
                 Err(MetaError::Conflict { .. }) => continue,
@@ -193,6 +224,65 @@ impl Registry {
             }
         }
         Err(Error::busy("blobs of this repository are being removed"))
+    }
+
+    /// Holds a write to its conditions. What comes back is what the tag's row must still be when the write happens;
+    /// content under a digest cannot change, so it needs no such thing.
+    async fn allow_write(
+        &self,
+        name: &Name,
+        reference: &Reference,
+        conditions: &Conditions,
+    ) -> Result<Option<Precondition>, Error> {
+        if conditions.none() {
+            return Ok(None);
+        }
+        match reference {
+            Reference::Tag(tag) => {
+                let key = rows::tag_key(name, tag);
+                let found = self.row::<TagRow>(TAGS, &key).await?;
+                let current = found.as_ref().map(|(tag, _)| &tag.digest);
+                conditions.allow_write(current)?;
+                Ok(Some(rows::as_read(found.as_ref().map(|(_, row)| row))))
+            }
+            Reference::Digest(digest) => {
+                let key = rows::link_key(name, digest);
+                let there = self.meta.get(MANIFESTS, &key).await?.is_some();
+                conditions.allow_write(there.then_some(digest))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// What the user of a client that pushed this should hear. Of mirrors, which have holes by design, nothing.
+    async fn warnings(&self, name: &Name, facts: &Facts) -> Result<Vec<String>, Error> {
+        let mut warnings = Vec::new();
+        if is_mirror(name) {
+            return Ok(warnings);
+        }
+        if facts.untyped {
+            warnings.push(format!(
+                "the manifest has no mediaType: clients that read it without its header do not know it as {}",
+                facts.media_type
+            ));
+        }
+        // One that is missing is enough to say so, and bounds the search.
+        for digest in &facts.elsewhere {
+            if self.missing(name, digest, true).await?.is_some() {
+                warnings.push(format!(
+                    "the manifest names {digest} as living elsewhere, and it is not in this repository: it cannot be pulled from here"
+                ));
+                break;
+            }
+        }
+        if let Some(subject) = &facts.subject
+            && self.missing(name, subject, true).await?.is_some()
+        {
+            warnings.push(format!(
+                "the manifest is about {subject}, which is not in this repository"
+            ));
+        }
+        Ok(warnings)
     }
 
     fn manifest_rows(
@@ -317,16 +407,22 @@ impl Registry {
         &self,
         name: &Name,
         reference: &Reference,
+        conditions: &Conditions,
     ) -> Result<(), Error> {
         for _ in 0..CONFLICTS_MAX {
             let writes = match reference {
                 Reference::Tag(tag) => {
                     let key = rows::tag_key(name, tag);
-                    let row = self.meta.get(TAGS, &key).await?;
-                    let row = row.ok_or_else(|| manifest_unknown(reference))?;
+                    let found = self.row::<TagRow>(TAGS, &key).await?;
+                    let (tag, row) = found.ok_or_else(|| manifest_unknown(reference))?;
+                    conditions.allow_write(Some(&tag.digest))?;
                     vec![rows::delete(TAGS, key, rows::as_read(Some(&row)))]
                 }
-                Reference::Digest(digest) => self.unmanifest_rows(name, digest, reference).await?,
+                Reference::Digest(digest) => {
+                    let writes = self.unmanifest_rows(name, digest, reference).await?;
+                    conditions.allow_write(Some(digest))?;
+                    writes
+                }
             };
             match self.meta.batch(writes).await {
                 Ok(()) => {

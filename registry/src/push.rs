@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::OwnedMutexGuard;
 
+use crate::authorise::namespace;
 use crate::blobs::{BlobError, Source};
 use crate::body::Incoming;
 use crate::digest::{Algorithm, Digest, Hash};
@@ -20,7 +21,7 @@ use crate::registry::Registry;
 use crate::upload::{Chunk, Note, Phase, Refusal, Upload, UploadId};
 
 /// Bytes gathered before they are written and hashed: the memory one upload costs, and the size of its disk writes.
-const APPEND_BYTES: usize = 256 * 1024;
+pub(crate) const APPEND_BYTES: usize = 256 * 1024;
 
 /// How long a request waits for another one on the same session. Two at once are a client's retry or its mistake.
 const SESSION_WAIT: Duration = Duration::from_secs(10);
@@ -83,6 +84,10 @@ impl Registry {
         };
         let note = crate::rows::encode(&note)?;
         self.add_session(&id, Upload::start(name.clone(), algorithm, now))?;
+        if let Err(error) = self.quota_upload(name, &id, 0).await {
+            self.remove_session(&id);
+            return Err(error);
+        }
         if let Err(error) = self.blobs.begin(&id, note).await {
             self.remove_session(&id);
             return Err(error.into());
@@ -202,7 +207,11 @@ impl Registry {
         self.blobs.begin(&id, Bytes::new()).await?;
         let received = self.receive(&id, &mut upload, frame, body).await;
         match received {
-            Ok(()) => self.complete(name, &id, digest, &mut upload).await,
+            Ok(()) => {
+                let done = self.complete(name, &id, digest, &mut upload).await;
+                self.quota.end(&id);
+                done
+            }
             Err(error) => {
                 self.drop_failed(&id, &mut upload).await;
                 Err(error)
@@ -243,6 +252,12 @@ impl Registry {
             Ok(chunk) => chunk,
             Err(refusal) => return Err(self.give_up(id, upload, None, refusal, &name).await),
         };
+        // The whole of it at once if its length is known: nothing is received that cannot stay.
+        let coming = upload
+            .offset()
+            .saturating_add(frame.length.unwrap_or_default());
+        self.quota_room(&name, id, upload, coming).await?;
+        self.quota.holds(namespace(&name), id, upload.offset());
         let mut gathered = BytesMut::new();
         loop {
             let next = body.next().await;
@@ -262,6 +277,8 @@ impl Registry {
             let full = gathered.len() >= APPEND_BYTES;
             if !gathered.is_empty() && (full || end) {
                 let bytes = std::mem::take(&mut gathered).freeze();
+                let have = upload.offset() + bytes.len() as u64;
+                self.quota_room(&name, id, upload, have).await?;
                 self.blobs
                     .append(id, upload.offset(), bytes.clone())
                     .await?;
@@ -281,6 +298,21 @@ impl Registry {
             return Err(error.await);
         }
         Ok(())
+    }
+
+    /// Room for what an upload is about to hold; without it the session ends, and what it held is free again.
+    async fn quota_room(
+        &self,
+        name: &Name,
+        id: &UploadId,
+        upload: &mut Upload,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        let room = self.quota_upload(name, id, bytes).await;
+        if room.as_ref().is_err_and(|error| error.code == Code::Denied) {
+            self.drop_failed(id, upload).await;
+        }
+        room
     }
 
     /// After a refusal: too large ends the session, a wrong length takes the chunk back, the rest changes nothing.
@@ -344,6 +376,8 @@ impl Registry {
         }
         upload.stored(digest.clone());
         self.link(name, digest, upload.offset()).await?;
+        self.quota
+            .linked(namespace(name), Some(id), upload.offset());
         upload.linked(digest.clone());
         self.counters.blobs_pushed.add(1);
         tracing::debug!(repository = %name, %digest, size = upload.offset(), "blob pushed");
@@ -366,6 +400,8 @@ impl Registry {
             return Err(unknown());
         }
         self.link(name, digest, upload.offset()).await?;
+        self.quota
+            .linked(namespace(name), Some(id), upload.offset());
         upload.linked(digest.clone());
         self.session_done(id);
         Ok(())

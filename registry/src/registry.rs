@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex as AsyncMutex, RwLock};
 
 use crate::Clock;
+use crate::authorise::namespace;
 use crate::authorise::{Access, Authorise, Verdict};
 use crate::blobs::{BlobError, Blobs};
 use crate::counters::Counters;
@@ -16,7 +17,9 @@ use crate::error::{Code, Error};
 use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::meta::{Meta, Row};
+use crate::quota::Ledger;
 use crate::rows;
+use crate::scrub::Scrubs;
 use crate::upload::{Note, Upload, UploadId};
 
 /// How often a batch is decided anew after losing a race. Every loss means that somebody else got something done, so a
@@ -54,8 +57,10 @@ pub struct Registry {
     pub(crate) clock: Arc<dyn Clock>,
     authorise: Arc<dyn Authorise>,
     pub(crate) leases: Leases,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) collecting: AsyncMutex<()>,
+    pub(crate) scrubs: Scrubs,
+    pub(crate) quota: Ledger,
     guards: Vec<RwLock<()>>,
     sessions: Mutex<Sessions>,
 }
@@ -72,9 +77,11 @@ impl Registry {
     pub async fn open(parts: Parts) -> Result<Arc<Registry>, BlobError> {
         let now = parts.clock.now();
         let mut sessions = Sessions::default();
+        let quota = Ledger::default();
         for staged in parts.blobs.staged().await? {
             match serde_json::from_slice::<Note>(&staged.note) {
                 Ok(note) => {
+                    quota.holds(namespace(&note.repository), &staged.id, staged.size);
                     let upload = Upload::restore(note, staged.size, staged.modified);
                     sessions
                         .open
@@ -95,8 +102,10 @@ impl Registry {
             limits: parts.limits,
             clock: parts.clock,
             authorise: parts.authorise,
-            counters: Counters::default(),
+            counters: Arc::default(),
             collecting: AsyncMutex::new(()),
+            scrubs: Scrubs::default(),
+            quota,
             guards: (0..GUARDS).map(|_| RwLock::new(())).collect(),
             sessions: Mutex::new(sessions),
         }))
@@ -132,6 +141,9 @@ impl Registry {
         match self.authorise.authorise(access).await {
             Verdict::Allow => Ok(()),
             Verdict::Deny(why) => Err(Error::new(Code::Denied, why)),
+            Verdict::Unavailable(why) => {
+                Err(Error::new(Code::Unavailable, why).header(http::header::RETRY_AFTER, "1"))
+            }
             Verdict::Challenge(challenge) => Err(Error::new(
                 Code::Unauthorized,
                 "credentials are needed: log in first",
@@ -207,6 +219,7 @@ impl Registry {
     }
 
     pub(crate) fn remove_session(&self, id: &UploadId) {
+        self.quota.end(id);
         let mut sessions = self.sessions();
         sessions.open.remove(id);
         sessions.done.retain(|done| done != id);

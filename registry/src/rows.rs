@@ -10,6 +10,9 @@
 //! | `holders` | `DIGEST@NAME` | the same links, by digest |
 //! | `referrers` | `NAME@SUBJECT@DIGEST` | the descriptor a referrer list shows |
 //! | `blobs` | `DIGEST` | [`BlobRow`]; touched by every new link |
+//! | `objects` | `DIGEST` | where the bytes are in object storage |
+//! | `quotas` | `NAMESPACE` | [`QuotaRow`] |
+//! | `retention` | `NAME` | [`crate::retention::Policy`] |
 //!
 //! `@` and `:` cannot stand in a name, so a prefix never runs into a neighbour. The *touched* rows carry a random number,
 //! so that a write always makes a new version: that is what turns "somebody pushed while the collector was looking" into
@@ -43,9 +46,17 @@ pub const HOLDERS: &str = "registry/holders";
 pub const REFERRERS: &str = "registry/referrers";
 /// Blobs that are linked somewhere.
 pub const BLOBS: &str = "registry/blobs";
+/// Where blobs are in object storage, by digest; the rows are those of the store in use.
+pub const OBJECTS: &str = "registry/objects";
+
+/// Quotas by namespace.
+pub const QUOTAS: &str = "registry/quotas";
+
+/// Retention policies by name.
+pub const RETENTION: &str = "registry/retention";
 
 /// Every table, for whoever implements [`crate::meta::Meta`].
-pub const TABLES: [&str; 8] = [
+pub const TABLES: [&str; 11] = [
     REPOSITORIES,
     EPOCHS,
     TAGS,
@@ -54,6 +65,9 @@ pub const TABLES: [&str; 8] = [
     HOLDERS,
     REFERRERS,
     BLOBS,
+    OBJECTS,
+    QUOTAS,
+    RETENTION,
 ];
 
 /// A repository.
@@ -119,6 +133,13 @@ pub struct BlobRow {
     pub at: Timestamp,
     /// Makes every write a new version.
     pub touch: u64,
+}
+
+/// What a namespace may hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaRow {
+    /// Bytes.
+    pub bytes: u64,
 }
 
 /// Key of a tag.

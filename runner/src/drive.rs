@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::feed::PodChange;
 use crate::perform::Performer;
+use crate::prefetch::Local;
 use crate::watch::Change;
 
 /// Runs until it is stopped, then ends what runs.
@@ -19,7 +20,7 @@ pub(crate) async fn drive(
     mut performer: Performer,
     mut pods: mpsc::Receiver<Change>,
     mut results: mpsc::Receiver<Input>,
-    feed: mpsc::Sender<PodChange>,
+    (feed, ahead): (mpsc::Sender<PodChange>, mpsc::Sender<Local>),
     stop: CancellationToken,
 ) {
     let mut wake: Option<Instant> = None;
@@ -40,6 +41,10 @@ pub(crate) async fn drive(
                     performer.sweep(items.iter().map(|i| meta::uid(i).to_string()).collect());
                 }
                 tell(&feed, &change).await;
+                if let Some(local) = Local::of(&change) {
+                    // Like the feed it never waits for this loop.
+                    drop(ahead.send(local).await);
+                }
                 inputs(change)
             }
             Some(result) = results.recv() => vec![result],

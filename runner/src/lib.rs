@@ -25,6 +25,7 @@ mod logs;
 mod node;
 mod outbound;
 mod perform;
+mod prefetch;
 mod pull;
 mod renew;
 mod replicas;

@@ -5,6 +5,7 @@
 
 mod code;
 mod run;
+mod trust;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -22,9 +23,11 @@ use crate::configs::Configs;
 use crate::events::{Events, Note};
 use crate::logs::{ContainerLog, Logs};
 use crate::outbound::Net;
-use crate::pull::{Images, Pin};
+use crate::pull::{Images, Keyring, Pin};
 use crate::volumes::Volumes;
 use code::Known;
+pub(crate) use code::prepare_ahead;
+use trust::Trust;
 pub(crate) use writes::WRITES_MAX;
 
 /// What the work needs; shared by all tasks.
@@ -41,6 +44,7 @@ pub(crate) struct Tools {
     pub guests: tokio::runtime::Handle,
     pub results: mpsc::Sender<Input>,
     pub known: Known,
+    pub trust: Trust,
     pub writes: tokio::sync::Semaphore,
 }
 
@@ -139,8 +143,11 @@ impl Performer {
                 image,
                 policy,
                 known_digest,
+                secrets,
             } => self.answer(at.uid.clone(), async move {
-                pull(&tools, &pods, at, pod, image, policy, known_digest).await
+                let keyring = Keyring::new(tools.api.clone(), &pod.namespace, secrets);
+                let wanted = (image, policy, known_digest);
+                pull(&tools, &pods, at, pod, wanted, keyring).await
             }),
             Action::Prepare {
                 at,
@@ -288,25 +295,46 @@ async fn pull(
     pods: &Pods,
     at: At,
     pod: Key,
-    image: String,
-    policy: PullPolicy,
-    known_digest: Option<String>,
+    (image, policy, known_digest): (String, PullPolicy, Option<String>),
+    keyring: Keyring,
 ) -> Input {
-    let asking = || {
+    let note = |kind, reason, message| {
         tools.events.note(Note {
-            key: pod,
+            key: pod.clone(),
             uid: at.uid.clone(),
             container: at.container.clone(),
-            kind: EventType::Normal,
-            reason: "Pulling",
-            message: format!("Pulling image \"{image}\""),
+            kind,
+            reason,
+            message,
             at: Timestamp::now(),
         });
     };
+    let asking = || {
+        let message = format!("Pulling image \"{image}\"");
+        note(EventType::Normal, "Pulling", message);
+    };
     let pulled = tools
         .images
-        .pull(&image, policy, known_digest.as_deref(), asking);
-    match pulled.await {
+        .pull(&image, policy, known_digest.as_deref(), &keyring, asking);
+    let pulled = pulled.await;
+    for trouble in keyring.troubles() {
+        let reason = "FailedToRetrieveImagePullSecret";
+        note(EventType::Warning, reason, trouble);
+    }
+    let pulled = match pulled {
+        // Before anything is compiled, and on the digest that is here.
+        Ok(pulled) => tools
+            .trust
+            .check(
+                (&tools.api, &tools.images, &keyring),
+                &pod.namespace,
+                (&image, &pulled.image),
+            )
+            .await
+            .map(|()| pulled),
+        Err(e) => Err(e),
+    };
+    match pulled {
         Ok(pulled) => {
             // The one of an earlier run goes when the new one is there.
             let old = existing(pods, &at.uid, |entry| {

@@ -16,7 +16,9 @@ mod packed_tests;
 mod partial;
 mod peers;
 mod reference;
+mod secrets;
 pub(crate) mod serve;
+mod signatures;
 mod source;
 mod store;
 #[cfg(test)]
@@ -43,6 +45,7 @@ use meter::Meter;
 use outside::Outside;
 use peers::Peers;
 use reference::{Place, Reference};
+pub(crate) use secrets::Keyring;
 use serve::Serve;
 use source::{Embedded, FetchError, Source};
 pub(crate) use store::Pin;
@@ -52,6 +55,9 @@ use store::{Record, Store};
 const PULLS_MAX: usize = 8;
 /// Largest Wasm file, in bytes: what the engine takes.
 const WASM_BYTES_MAX: u64 = coracle_engine::MAX_WASM_BYTES as u64;
+
+/// Code of what the registry does not give to whoever asked.
+const DENIED: &str = "E_IMAGE_DENIED";
 
 /// Why there is no image, as the agent wants to hear it.
 pub(crate) type PullError = (PullFailure, Problem);
@@ -125,15 +131,8 @@ impl Images {
         flight
     }
 
-    /// Makes sure that an image is here. `asking` is called if it has to be fetched.
-    pub async fn pull(
-        &self,
-        image: &str,
-        policy: PullPolicy,
-        known_digest: Option<&str>,
-        asking: impl FnOnce() + Send,
-    ) -> Result<Pulled, PullError> {
-        let reference = Reference::parse(image, &self.endpoints.registries()).map_err(|why| {
+    fn reference(&self, image: &str) -> Result<Reference, PullError> {
+        Reference::parse(image, &self.endpoints.registries()).map_err(|why| {
             let fix = "Write NAME:TAG, HOST/NAME:TAG or NAME@sha256:DIGEST in lower case";
             (
                 PullFailure::InvalidName,
@@ -143,7 +142,20 @@ impl Images {
                     fix,
                 ),
             )
-        })?;
+        })
+    }
+
+    /// Makes sure that an image is here. `asking` is called if it has to be fetched; `keyring` has the logins for
+    /// registries outside.
+    pub async fn pull(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        known_digest: Option<&str>,
+        keyring: &Keyring,
+        asking: impl FnOnce() + Send,
+    ) -> Result<Pulled, PullError> {
+        let reference = self.reference(image)?;
         let flight = self.flight(image);
         let _alone = flight.lock().await;
         let mut digest = reference
@@ -175,7 +187,7 @@ impl Images {
             .acquire()
             .await
             .map_err(|e| disk(&io::Error::other(e)))?;
-        let (record, pin, came) = self.pull_from_registry(&reference, digest).await?;
+        let (record, pin, came) = self.pull_from_registry(&reference, digest, keyring).await?;
         if reference.digest.is_none() {
             let (store, image, digest) =
                 (self.store.clone(), image.to_string(), record.digest.clone());
@@ -204,6 +216,7 @@ impl Images {
         &self,
         reference: &Reference,
         digest: Option<String>,
+        keyring: &Keyring,
     ) -> Result<Fetched, PullError> {
         let Place::Outside(host) = &reference.place else {
             return self.fetch(&self.embedded, reference, digest).await;
@@ -217,11 +230,26 @@ impl Images {
             }
             fetched => return fetched,
         }
-        let source = self
-            .outside
-            .source(reference)
-            .map_err(|e| failed(reference, &e))?;
-        self.fetch(&source, reference, digest).await
+        let logins = keyring.logins(host, &reference.repository).await;
+        let mut next = logins.iter();
+        let mut login = next.next();
+        loop {
+            let source = self.outside.source(reference, login);
+            let source = source.map_err(|e| failed(reference, &e))?;
+            let fetched = self.fetch(&source, reference, digest.clone()).await;
+            let (failure, problem) = match fetched {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => error,
+            };
+            if problem.code != DENIED {
+                return Err((failure, problem));
+            }
+            login = next.next();
+            if login.is_none() {
+                let fix = keyring.fix(host);
+                return Err((failure, Problem { fix, ..problem }));
+            }
+        }
     }
 
     /// Manifest, choice, layer. `digest` is the manifest to get if it is known, else the tag says.
@@ -387,7 +415,7 @@ fn failed(reference: &Reference, error: &FetchError) -> PullError {
             "Check the name and the tag",
         ),
         (FetchError::Denied(why), _) => Problem::new(
-            "E_IMAGE_DENIED",
+            DENIED,
             format!("{name} may not be pulled: {why}"),
             "Make the image public, or push it to the cluster's registry",
         ),

@@ -32,7 +32,7 @@ use crate::replicas::Replicas;
 use crate::tls::BadTls;
 use crate::volumes::Volumes;
 use crate::watch::{self, Target};
-use crate::{drive, feed};
+use crate::{drive, feed, prefetch};
 
 /// Results waiting for the loop; work waits when it is full.
 const RESULTS: usize = 1_024;
@@ -296,6 +296,7 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         guests: guests.handle().clone(),
         results: results_to,
         known: Default::default(),
+        trust: Default::default(),
         writes: tokio::sync::Semaphore::new(WRITES_MAX),
     });
     let agent = Agent::new(AgentConfig {
@@ -303,6 +304,8 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         backoff_max_ms: settings.backoff_max_ms,
         ..AgentConfig::new(config.name.clone(), facts.ip.to_string())
     });
+    let (local_to, local) = prefetch::channel();
+    tokio::spawn(prefetch::run(tools.clone(), local, stop.background.clone()));
     let (changes_to, changes) = mpsc::channel(POD_CHANGES);
     let target = Target {
         path: "/api/v1/pods".into(),
@@ -314,7 +317,7 @@ pub async fn start(config: RunnerConfig) -> Result<Runner, StartError> {
         Performer::new(tools),
         changes,
         results,
-        pods_to_feed,
+        (pods_to_feed, local_to),
         stop.drive.clone(),
     ));
 

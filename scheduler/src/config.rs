@@ -7,9 +7,11 @@ use std::sync::Arc;
 use coracle_raft::{Fatal, Limits};
 use jiff::Timestamp;
 
+use crate::access::RegistryListener;
 use crate::backup::Schedule;
 use crate::leases::LeaseDurability;
 use crate::pki::Lives;
+use crate::registry::Garbage;
 
 /// What a scheduler is started with. [`SchedulerConfig::new`] has the defaults of DESIGN section 7.
 #[derive(Clone)]
@@ -20,12 +22,17 @@ pub struct SchedulerConfig {
     pub name: Option<String>,
     /// Where the API listens (TLS). Port 0 takes a free one and keeps it.
     pub api_addr: SocketAddr,
-    /// Where the registry listens without TLS; `None`: only under the API.
+    /// Where the registry listens beside the API, which also serves it; `None`: only there.
     pub registry_addr: Option<SocketAddr>,
-    /// Allows `registry_addr` on an address that others can reach. There is no authentication there.
-    pub insecure_registry: bool,
+    /// Credentials and TLS there.
+    pub registry: RegistryListener,
     /// Registries outside, `HOST` or `HOST:PORT`, that the registry may pull through (`?ns=HOST`); none by default.
     pub registry_upstreams: Vec<String>,
+    /// Bucket that holds the registry's blobs (`s3://`, `gs://`, `az://`), the same one on every member; `None` keeps
+    /// them on the members' disks. Credentials come from the environment.
+    pub registry_storage: Option<String>,
+    /// What the registry's collector takes, and how often it looks.
+    pub registry_garbage: Garbage,
     /// Where other members reach this one's log. Port 0 takes a free one and keeps it.
     pub raft_addr: SocketAddr,
     /// Host name or IP that others reach the API and the log at; `None`: the listening addresses. Needed if `raft_addr`
@@ -63,8 +70,10 @@ impl SchedulerConfig {
             name: None,
             api_addr: (Ipv4Addr::LOCALHOST, 6443).into(),
             registry_addr: Some((Ipv4Addr::LOCALHOST, 5000).into()),
-            insecure_registry: false,
+            registry: RegistryListener::default(),
             registry_upstreams: Vec::new(),
+            registry_storage: None,
+            registry_garbage: Garbage::default(),
             raft_addr: (Ipv4Addr::LOCALHOST, 2380).into(),
             advertise: None,
             join: None,

@@ -59,9 +59,17 @@ pub enum StartError {
     },
     /// The registry would be open to the network.
     #[error(
-        "E_REGISTRY_OPEN: {addr} would let anyone who reaches it push and pull without authentication; listen on loopback, or accept it with --insecure-registry (nodes pull through the API with their certificates either way)"
+        "E_REGISTRY_OPEN: {addr} would let anyone who reaches it push and pull without authentication; leave --registry-auth=off out, listen on loopback, or accept it with --insecure-registry (nodes pull through the API with their certificates either way)"
     )]
     RegistryOpen {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// Tokens would cross the network for everybody to read.
+    #[error(
+        "E_REGISTRY_CLEAR: credentials sent to {addr} could be read on the way without TLS; leave --registry-tls=off out, listen on loopback, or accept it with --insecure-registry"
+    )]
+    RegistryClear {
         /// The address.
         addr: SocketAddr,
     },

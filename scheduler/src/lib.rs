@@ -7,6 +7,7 @@
 //! Three runtimes keep out of each other's way: raft on its own thread, the control loop on its own thread, and the
 //! caller's runtime for TLS, HTTP and JSON.
 
+mod access;
 mod acks;
 mod admission;
 mod ask;
@@ -18,6 +19,7 @@ mod data;
 mod desk;
 mod enter;
 mod error;
+mod gate;
 mod holders;
 mod join;
 mod leases;
@@ -37,6 +39,7 @@ mod tokens;
 mod upstream;
 mod vigil;
 
+pub use access::{RegistryListener, RegistryRole};
 pub use backup::Schedule;
 pub use config::SchedulerConfig;
 pub use coracle_raft::{Fatal, Limits};
@@ -44,6 +47,7 @@ pub use data::{DataDir, Identity};
 pub use error::StartError;
 pub use leases::LeaseDurability;
 pub use pki::{Lives, NodeIdentity, kubeconfig};
+pub use registry::Garbage;
 pub use scheduler::Scheduler;
 pub use start::start;
 pub use tokens::Role;

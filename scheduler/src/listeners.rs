@@ -1,4 +1,4 @@
-//! The plain HTTP listener of the registry. (The API's TLS listener is `coracle_server::serve`.)
+//! The plain HTTP listener of the registry. (The TLS listeners of API and registry are `coracle_server::serve`.)
 
 use std::io;
 use std::sync::Arc;
@@ -16,8 +16,6 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
-
-use crate::registry::Plain;
 
 /// Connections held at once; the next waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -76,9 +74,7 @@ async fn connection(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true).map_err(|e: io::Error| e)?;
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Plain);
-        router.clone().oneshot(request)
+        router.clone().oneshot(request.map(Body::new))
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder

@@ -64,6 +64,8 @@ impl ReplicatedMeta {
             match result {
                 Ok(_) | Err(Refused::Group) => {}
                 Err(Refused::Precondition { .. }) => {
+                    // What it was decided on was old here; deciding anew on the same rows would be no better.
+                    self.fresh().await?;
                     return Err(MetaError::Conflict {
                         table: write.table.into(),
                         key: write.key.clone(),
@@ -111,6 +113,14 @@ impl Meta for ReplicatedMeta {
                 .collect()
         });
         Box::pin(std::future::ready(Ok(rows)))
+    }
+
+    fn fresh(&self) -> BoxFuture<'_, Result<(), MetaError>> {
+        Box::pin(async {
+            let view = self.views.fresh().await;
+            view.map(drop)
+                .map_err(|e| MetaError::Unavailable(e.to_string()))
+        })
     }
 
     fn batch(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), MetaError>> {

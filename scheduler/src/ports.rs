@@ -22,11 +22,8 @@ pub(crate) struct Ports {
 
 /// Refuses addresses that would be announced as something nobody can connect to, before anything is written.
 pub(crate) fn check(config: &SchedulerConfig) -> Result<(), StartError> {
-    if let Some(addr) = config.registry_addr
-        && !addr.ip().is_loopback()
-        && !config.insecure_registry
-    {
-        return Err(StartError::RegistryOpen { addr });
+    if let Some(addr) = config.registry_addr {
+        config.registry.at(addr)?;
     }
     upstream::check_hosts(&config.registry_upstreams).map_err(|why| {
         let fix = "name registries as --registry-upstream ghcr.io,docker.io";

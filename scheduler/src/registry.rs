@@ -1,16 +1,15 @@
-//! The embedded registry: its bytes under `DATA/registry`, its rows in the replicated state, and who may use it.
+//! The embedded registry: its bytes under `DATA/registry`, its rows in the replicated state. (Who may use it: `access`.)
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::Timestamp;
-use coracle_registry::authorise::{Access, Action, Authorise, Verdict};
+use coracle_objects::{AddressError, Bucket, Objects};
+use coracle_registry::authorise::Authorise;
 use coracle_registry::blobs::disk;
 use coracle_registry::meta::Meta;
-use coracle_registry::{BoxFuture, Clock, Limits, Parts, Registry};
-use coracle_server::Identity;
-use coracle_server::identity::{MASTERS, MEMBERS, NODES};
+use coracle_registry::{Clock, Limits, Parts, Registry};
 use coracle_state::{Propose, Views};
 use tokio_util::sync::CancellationToken;
 
@@ -21,32 +20,25 @@ use crate::meta::ReplicatedMeta;
 /// How often unreferenced blobs are looked for. Nothing younger than an hour is taken, so more often finds little more.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
 
-/// Put into requests of the plain listener: whoever reaches it may do everything (see `E_REGISTRY_OPEN`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plain;
+/// How often the bucket is looked through for objects that no row names; they are a day old before they go.
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
-struct Permissions;
-
-impl Authorise for Permissions {
-    fn authorise<'a>(&'a self, access: Access<'a>) -> BoxFuture<'a, Verdict> {
-        Box::pin(std::future::ready(decide(&access)))
-    }
+/// What the collector takes, and how often it looks. Tests make both short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Garbage {
+    /// Age in milliseconds below which nothing is taken; a promise to a client lasts as long.
+    pub age_ms: i64,
+    /// Time from the end of one pass to the next one; more than 0.
+    pub every: Duration,
 }
 
-fn decide(access: &Access) -> Verdict {
-    if access.extensions.get::<Plain>().is_some() {
-        return Verdict::Allow;
+impl Default for Garbage {
+    fn default() -> Self {
+        Self {
+            age_ms: Limits::default().garbage_age_ms,
+            every: COLLECT_EVERY,
+        }
     }
-    let anonymous = Identity::anonymous();
-    let who = access.extensions.get::<Identity>().unwrap_or(&anonymous);
-    let reads = matches!(access.action, Action::Ping | Action::Pull);
-    if who.in_group(MASTERS) || who.in_group(MEMBERS) || (reads && who.in_group(NODES)) {
-        return Verdict::Allow;
-    }
-    if who.is_anonymous() {
-        return Verdict::Deny("E_REGISTRY_ANONYMOUS: this listener takes client certificates of the cluster; without one use the --registry-addr listener".into());
-    }
-    Verdict::Deny(format!("{} may not do this in the registry", who.user))
 }
 
 struct Time(Arc<dyn Fn() -> Timestamp + Send + Sync>);
@@ -62,25 +54,63 @@ pub(crate) struct Store {
     pub registry: Arc<Registry>,
     pub blobs: Spread,
     pub meta: Arc<dyn Meta>,
+    /// The bucket, where the blobs are in one.
+    pub objects: Option<Arc<Objects>>,
 }
 
-/// Opens the registry of this member. Blobs are copied to and from `peers` until `stop` fires.
-pub(crate) async fn open(
-    dir: &Path,
-    (peers, stop): (Peers, CancellationToken),
-    propose: Arc<dyn Propose>,
-    views: Arc<dyn Views>,
-    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-) -> Result<Store, StartError> {
+/// What a member's registry is opened with.
+pub(crate) struct Opening<'a> {
+    /// Its folder: blobs and uploads, or uploads alone where there is a bucket.
+    pub dir: &'a Path,
+    /// URL of the bucket, if the blobs are in one.
+    pub storage: Option<&'a str>,
+    /// Age in milliseconds below which nothing is collected.
+    pub garbage_age_ms: i64,
+    /// Blobs are copied to and from these until `stop` fires.
+    pub peers: Peers,
+    pub stop: CancellationToken,
+    pub propose: Arc<dyn Propose>,
+    pub views: Arc<dyn Views>,
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Asked before anything else.
+    pub authorise: Arc<dyn Authorise>,
+}
+
+/// Opens the registry of this member.
+pub(crate) async fn open(opening: Opening<'_>) -> Result<Store, StartError> {
+    let Opening {
+        dir, peers, stop, ..
+    } = opening;
     let disk = disk::open(dir).map_err(|e| StartError::Registry(format!("E_{e}")))?;
-    let blobs = Spread::new(Arc::new(disk), peers, stop);
-    let meta: Arc<dyn Meta> = Arc::new(ReplicatedMeta::new(propose, views));
+    let meta: Arc<dyn Meta> = Arc::new(ReplicatedMeta::new(opening.propose, opening.views));
+    let clock: Arc<dyn Clock> = Arc::new(Time(opening.clock));
+    let limits = Limits {
+        garbage_age_ms: opening.garbage_age_ms,
+        ..Limits::default()
+    };
+    let (blobs, objects) = match opening.storage {
+        None => (Spread::new(Arc::new(disk), peers, stop), None),
+        Some(url) => {
+            let unusable = |e: AddressError| StartError::Registry(format!("E_{e}"));
+            let bucket = Bucket::parse(url, std::env::vars()).map_err(unusable)?;
+            let probe = format!("{:016x}", rand::random::<u64>());
+            bucket.probe(url, &probe).await.map_err(unusable)?;
+            let objects = Arc::new(Objects::new(coracle_objects::Parts {
+                bucket,
+                staging: Arc::new(disk),
+                meta: meta.clone(),
+                clock: clock.clone(),
+                garbage_age_ms: limits.garbage_age_ms,
+            }));
+            (Spread::shared(objects.clone(), peers, stop), Some(objects))
+        }
+    };
     let parts = Parts {
         blobs: Arc::new(blobs.clone()),
         meta: meta.clone(),
-        limits: Limits::default(),
-        clock: Arc::new(Time(clock)),
-        authorise: Arc::new(Permissions),
+        limits,
+        clock,
+        authorise: opening.authorise,
     };
     let registry = Registry::open(parts).await.map_err(|e| {
         StartError::Registry(format!(
@@ -92,25 +122,49 @@ pub(crate) async fn open(
         registry,
         blobs,
         meta,
+        objects,
     })
 }
 
-/// Collects garbage until told to stop.
-pub(crate) async fn collect(
-    registry: Arc<Registry>,
+/// Sweeps the bucket once a day until told to stop.
+pub(crate) async fn sweep(
+    objects: Arc<Objects>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     stop: CancellationToken,
 ) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(COLLECT_EVERY) => {}
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        match objects.sweep(clock()).await {
+            Ok(swept) => tracing::info!(?swept, "the registry's bucket was swept"),
+            Err(error) => {
+                tracing::warn!(%error, "the registry's bucket could not be swept; it is tried again tomorrow")
+            }
+        }
+    }
+}
+
+/// Collects garbage until told to stop.
+pub(crate) async fn collect(
+    registry: Arc<Registry>,
+    every: Duration,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
         }
         match registry.collect(clock()).await {
-            Ok(report) if report.blobs_removed > 0 => {
-                tracing::info!(?report, "registry garbage collected")
+            Ok(report) => {
+                if report.blobs_removed > 0 {
+                    tracing::info!(?report, "registry garbage collected");
+                }
+                tracing::debug!("a collection of the registry has ended");
             }
-            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(error = %error.message, "registry garbage collection did not finish; it is tried again later")
             }

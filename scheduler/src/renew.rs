@@ -47,7 +47,7 @@ pub(crate) struct Renewal {
     pub pki: PathBuf,
     pub kubeconfig: PathBuf,
     pub api_url: String,
-    /// Where the registry listens without TLS, `HOST:PORT`.
+    /// Where the registry listens beside the API, `HOST:PORT`.
     pub registry: Vec<String>,
 }
 

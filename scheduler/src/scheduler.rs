@@ -12,6 +12,7 @@ use coracle_state::{Propose, Views};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::RegistryRole;
 use crate::data::DataDir;
 use crate::error::StartError;
 use crate::members::heir;
@@ -79,7 +80,7 @@ impl Scheduler {
         self.api_addr
     }
 
-    /// `http://HOST:PORT` of the registry's plain listener, if there is one.
+    /// `http://HOST:PORT` or `https://HOST:PORT` of the registry's own listener, if there is one.
     pub fn registry_url(&self) -> Option<&str> {
         self.registry_url.as_deref()
     }
@@ -125,6 +126,17 @@ impl Scheduler {
     /// Makes a join token.
     pub async fn create_token(&self, role: Role, ttl: Duration) -> Result<String, ApiError> {
         Ok(self.tokens.create(role, ttl).await?.token)
+    }
+
+    /// Makes a token for the registry that works in `namespaces`, everywhere if there are none.
+    pub async fn create_registry_token(
+        &self,
+        role: RegistryRole,
+        namespaces: Vec<String>,
+        ttl: Duration,
+    ) -> Result<String, ApiError> {
+        let made = self.tokens.logins.create(role, namespaces, ttl);
+        Ok(made.await?.token)
     }
 
     /// The state as this member has applied it.

@@ -23,6 +23,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::gate::Gate;
+use crate::access::{Door, Guard, Served};
 use crate::acks::{self, Acks};
 use crate::backup;
 use crate::config::SchedulerConfig;
@@ -252,6 +254,9 @@ impl Starting {
             tasks,
         } = running;
         let clock = self.config.clock.clone();
+        let served = self.config.registry.certificate.clone();
+        let served = served.map(|(chain, key)| Served::read(chain, key));
+        let served = served.transpose()?;
         let ca = Arc::new(self.ca().await?);
         self.data.join_cluster(ca.cluster())?;
         let issued = clock();
@@ -280,16 +285,33 @@ impl Starting {
 
         let (propose, views): (Arc<dyn Propose>, Arc<dyn Views>) =
             (self.replica.clone(), self.replica.clone());
-        let peers = blobs::Peers::new(self.replica.clone(), runners.clone());
-        let store = registry::open(
-            &self.data.path().join("registry"),
-            (peers, stop.clone()),
+        let tokens = Arc::new(TokenStore::new(
             propose.clone(),
             views.clone(),
             clock.clone(),
-        )
+            ca.clone(),
+        ));
+        let guard = Guard::new(
+            tokens.logins.clone(),
+            ca.clone(),
+            propose.clone(),
+            views.clone(),
+            clock.clone(),
+        );
+        let peers = blobs::Peers::new(self.replica.clone(), runners.clone());
+        let dir = self.data.path().join("registry");
+        let store = registry::open(registry::Opening {
+            dir: &dir,
+            storage: self.config.registry_storage.as_deref(),
+            garbage_age_ms: self.config.registry_garbage.age_ms,
+            peers,
+            stop: stop.clone(),
+            propose,
+            views,
+            clock: clock.clone(),
+            authorise: guard.clone(),
+        })
         .await?;
-        let tokens = Arc::new(TokenStore::new(propose, views, clock.clone(), ca.clone()));
         let acks = Arc::new(Acks::default());
         acks.open(&self.topics);
         let leases = self.leases();
@@ -304,6 +326,7 @@ impl Starting {
             leases: leases.clone(),
             keeper: keeper.clone(),
             runners: runners.clone(),
+            gate: Arc::new(Gate::new(store.registry.clone())),
         };
         let context = self.context(&ca, outside, phases.clone());
         let tls = server_config(clients.clone(), resolver.clone())?;
@@ -332,6 +355,12 @@ impl Starting {
         }
 
         let registry = store.registry;
+        let administered = blobs::Admin {
+            registry: registry.clone(),
+            spread: store.blobs.clone(),
+            clock: clock.clone(),
+            stop: stop.clone(),
+        };
         let copies = blobs::Local::new(store.blobs.disk().clone(), registry.clone());
         let upstreams = self.config.registry_upstreams.clone();
         let replica = self.replica.clone();
@@ -339,10 +368,16 @@ impl Starting {
             Arc::new(move |key| Some(replica.view().get("secrets", key)?.value()));
         let images =
             Upstream::new(upstreams, secrets).wrap(coracle_registry::router(registry.clone()));
+        let under_api = Door {
+            open: false,
+            tls: true,
+            authority: self.me.api.trim_start_matches("https://").to_string(),
+        };
         let router = coracle_server::router(context)
-            .merge(images.clone())
+            .merge(guard.router(images.clone(), under_api))
             .merge(holders::router(self.replica.clone()))
-            .merge(blobs::router(copies));
+            .merge(blobs::router(copies))
+            .merge(blobs::admin_router(administered));
         let serving = coracle_server::serve(api, tls, router, stop.clone());
         tasks.spawn(async move {
             if let Err(error) = serving.await {
@@ -361,13 +396,44 @@ impl Starting {
             if addr.ip().is_loopback() {
                 renewal.registry.push(format!("localhost:{}", addr.port()));
             }
-            registry_url = Some(format!("http://{host}"));
+            let guarded = self.config.registry.at(addr)?;
+            let door = Door {
+                open: !guarded.auth,
+                tls: guarded.tls,
+                authority: host.clone(),
+            };
+            registry_url = Some(door.url());
             renewal.registry.push(host);
-            tasks.spawn(listeners::plain(listener, images, stop.clone()));
+            let images = guard.router(images, door);
+            if guarded.tls {
+                let shown = match served {
+                    Some(served) => {
+                        let shown = served.resolver.clone();
+                        tasks.spawn(served.run(stop.clone()));
+                        shown
+                    }
+                    None => resolver.clone(),
+                };
+                let tls = server_config(clients.clone(), shown)?;
+                let serving = coracle_server::serve(listener, tls, images, stop.clone());
+                tasks.spawn(async move {
+                    if let Err(error) = serving.await {
+                        tracing::error!(%error, "the registry listener has ended");
+                    }
+                });
+            } else {
+                tasks.spawn(listeners::plain(listener, images, stop.clone()));
+            }
         }
         tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(blobs::heal(store.blobs, store.meta, stop.clone()));
-        tasks.spawn(registry::collect(registry, clock.clone(), stop.clone()));
+        tasks.spawn(blobs::scrub(registry.clone(), stop.clone()));
+        let every = self.config.registry_garbage.every;
+        let collecting = registry::collect(registry, every, clock.clone(), stop.clone());
+        tasks.spawn(collecting);
+        if let Some(objects) = store.objects {
+            tasks.spawn(registry::sweep(objects, clock.clone(), stop.clone()));
+        }
         let shown = Shown {
             resolver,
             clients,

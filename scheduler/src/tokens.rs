@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::access::{LOGINS, Logins, RegistryRole};
 use crate::pki::Ca;
 
 /// Table of tokens.
@@ -44,7 +45,7 @@ impl FromStr for Role {
             "runner" => Ok(Self::Runner),
             "scheduler" => Ok(Self::Scheduler),
             other => Err(format!(
-                "{other:?} is no role that can join; use \"runner\" or \"scheduler\""
+                "{other:?} is no role; use \"runner\" or \"scheduler\" to join, \"pusher\" or \"puller\" for the registry"
             )),
         }
     }
@@ -63,12 +64,13 @@ struct Row {
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
     pub token: String,
-    pub role: Role,
     pub expires: Timestamp,
 }
 
-/// Makes and redeems tokens.
+/// Makes and redeems join tokens, and keeps the registry's beside them.
 pub(crate) struct TokenStore {
+    /// Registry tokens.
+    pub logins: Arc<Logins>,
     propose: Arc<dyn Propose>,
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
@@ -93,7 +95,9 @@ impl TokenStore {
         clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
         ca: Arc<Ca>,
     ) -> Self {
+        let logins = Logins::new(propose.clone(), views.clone(), clock.clone());
         Self {
+            logins: Arc::new(logins),
             propose,
             views,
             clock,
@@ -103,17 +107,8 @@ impl TokenStore {
 
     /// Makes a token.
     pub async fn create(&self, role: Role, ttl: Duration) -> Result<Made, ApiError> {
-        if ttl.is_zero() || ttl > TTL_MAX {
-            return Err(ApiError::bad_request(format!(
-                "E_TTL: a token may live from 1 s to {} days",
-                TTL_MAX.as_secs() / 86_400
-            )));
-        }
         let now = (self.clock)();
-        let expires = SignedDuration::try_from(ttl)
-            .ok()
-            .and_then(|d| now.checked_add(d).ok())
-            .unwrap_or(Timestamp::MAX);
+        let expires = expiry(now, ttl, TTL_MAX)?;
         let (mut commands, mut open) = (Vec::new(), 0usize);
         for row in self.views.view().list(TOKENS, None) {
             match serde_json::from_slice::<Row>(&row.bytes) {
@@ -161,7 +156,6 @@ impl TokenStore {
         match results.last() {
             Some(Ok(_)) => Ok(Made {
                 token: format!("coracle.{}.{id}.{secret}", self.ca.hash()),
-                role,
                 expires,
             }),
             _ => Err(ApiError::new(
@@ -229,18 +223,42 @@ impl TokenStore {
     }
 }
 
-fn hash(secret: &str) -> String {
+/// When a token that may live `max` at most ends.
+pub(crate) fn expiry(now: Timestamp, ttl: Duration, max: Duration) -> Result<Timestamp, ApiError> {
+    if ttl.is_zero() || ttl > max {
+        return Err(ApiError::bad_request(format!(
+            "E_TTL: a token of this role may live from 1 s to {} days",
+            max.as_secs() / 86_400
+        )));
+    }
+    let ends = SignedDuration::try_from(ttl).ok();
+    Ok(ends
+        .and_then(|d| now.checked_add(d).ok())
+        .unwrap_or(Timestamp::MAX))
+}
+
+/// What is stored of a secret.
+pub(crate) fn hash(secret: &str) -> String {
     hex::encode(Sha256::digest(secret))
+}
+
+/// The namespaces that a request for a token names.
+fn namespaces(body: &Value) -> Result<Vec<String>, ApiError> {
+    let bad = || ApiError::bad_request("namespaces: must be a list of strings");
+    match &body["namespaces"] {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(all) => {
+            let name = |n: &Value| n.as_str().map(String::from).ok_or_else(bad);
+            all.iter().map(name).collect()
+        }
+        _ => Err(bad()),
+    }
 }
 
 impl Tokens for TokenStore {
     fn create(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>> {
         Box::pin(async move {
-            let role = body["role"]
-                .as_str()
-                .unwrap_or("runner")
-                .parse()
-                .map_err(|e| ApiError::bad_request(format!("role: {e}")))?;
+            let role = body["role"].as_str().unwrap_or("runner");
             let number = |field: &str| match &body[field] {
                 Value::Null => Ok(None),
                 v => v.as_u64().map(Some).ok_or_else(|| {
@@ -248,12 +266,70 @@ impl Tokens for TokenStore {
                 }),
             };
             let ttl = match (number("ttlMs")?, number("ttl_seconds")?) {
-                (Some(ms), _) => Duration::from_millis(ms),
-                (None, Some(s)) => Duration::from_secs(s),
-                (None, None) => TTL_DEFAULT,
+                (Some(ms), _) => Some(Duration::from_millis(ms)),
+                (None, Some(s)) => Some(Duration::from_secs(s)),
+                (None, None) => None,
             };
-            let made = TokenStore::create(self, role, ttl).await?;
-            Ok(json!({"token": made.token, "role": made.role, "expires": made.expires.to_string()}))
+            let namespaces = namespaces(&body)?;
+            let made = match role.parse::<RegistryRole>() {
+                Ok(role) => {
+                    let ttl = ttl.unwrap_or(crate::access::TTL_DEFAULT);
+                    self.logins.create(role, namespaces, ttl).await?
+                }
+                Err(()) => {
+                    let role = role
+                        .parse()
+                        .map_err(|e| ApiError::bad_request(format!("role: {e}")))?;
+                    if !namespaces.is_empty() {
+                        return Err(ApiError::bad_request(
+                            "namespaces: only pushers and pullers have them; leave them out",
+                        ));
+                    }
+                    TokenStore::create(self, role, ttl.unwrap_or(TTL_DEFAULT)).await?
+                }
+            };
+            Ok(json!({"token": made.token, "role": role, "expires": made.expires.to_string()}))
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Value, ApiError>> {
+        Box::pin(async move {
+            let view = self.views.fresh().await.map_err(|e| unavailable(&e))?;
+            let now = (self.clock)();
+            let row = |obj: &Arc<Obj>| {
+                let row: Row = serde_json::from_slice(&obj.bytes).ok()?;
+                (row.expires > now).then(|| {
+                    json!({
+                        "id": obj.key.name,
+                        "role": row.role,
+                        "namespaces": [],
+                        "created": row.created.to_string(),
+                        "expires": row.expires.to_string(),
+                    })
+                })
+            };
+            let mut all: Vec<Value> = view.list(TOKENS, None).filter_map(row).collect();
+            all.extend(self.logins.list(&view, now));
+            Ok(json!({"tokens": all}))
+        })
+    }
+
+    fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move {
+            let both = [TOKENS, LOGINS]
+                .map(|table| Command::delete(table, Key::new("", id), Expect::Present));
+            let results = self.propose.propose(both.into()).await;
+            let results = results.map_err(|e| unavailable(&e))?;
+            if results.iter().any(Result::is_ok) {
+                return Ok(json!({"deleted": id}));
+            }
+            Err(ApiError::new(
+                404,
+                "NotFound",
+                format!(
+                    "E_TOKEN_UNKNOWN: there is no token with the id {id:?}; `coracle token list` shows them"
+                ),
+            ))
         })
     }
 }

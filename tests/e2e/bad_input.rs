@@ -327,8 +327,12 @@ fn a_process_that_cannot_start_says_why_in_one_line() {
     c.write("newer/VERSION", "999\n");
     up("newer", &[]).fails_with(&["E_DATA", "999"]);
     // A registry open to everybody must be asked for.
-    up("open", &["--registry-addr", "0.0.0.0:0"])
+    let others = ["--registry-addr", "0.0.0.0:0"];
+    let with = |flag: &'static str| [&others[..], &[flag]].concat();
+    up("open", &with("--registry-auth=off"))
         .fails_with(&["E_REGISTRY_OPEN", "--insecure-registry"]);
+    up("clear", &with("--registry-tls=off"))
+        .fails_with(&["E_REGISTRY_CLEAR", "--insecure-registry"]);
     up("flag", &["--api-addr", "nonsense"]).fails_with(&["E_ADDRESS", "--api-addr"]);
     // All the while the first cluster served.
     c.coracle(&["get", "nodes"]).ok();

@@ -21,16 +21,20 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("coracle-server", &["api", "state"]),
     (
         "coracle-scheduler",
-        &["api", "plan", "state", "raft", "server", "registry"],
+        &[
+            "api", "plan", "state", "raft", "server", "registry", "objects", "trust",
+        ],
     ),
     ("coracle-engine", &[]),
     ("coracle-proxy", &["route"]),
     (
         "coracle-runner",
         // Of the registry: which part of an image is the Wasm, decided once for nodes and the command line.
-        &["api", "agent", "engine", "proxy", "registry", "route"],
+        &["api", "agent", "engine", "proxy", "registry", "route", "trust"],
     ),
     ("coracle-registry", &[]),
+    ("coracle-objects", &["registry"]),
+    ("coracle-trust", &[]),
     ("coracle-tests", &["api", "plan", "state", "agent", "route"]),
     ("xtask", &[]),
 ];
@@ -41,6 +45,7 @@ const PURE: &[&str] = &[
     "scheduler/state",
     "runner/agent",
     "proxy/route",
+    "registry/trust",
 ];
 /// What a pure crate never names outside its tests.
 const IMPURE: &[&str] = &[

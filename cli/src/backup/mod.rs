@@ -15,6 +15,7 @@ use crate::error::{CliError, Result};
 use crate::print;
 use args::{BackupCommand, FileArgs, LsArgs, RestoreArgs};
 pub use reset::reset;
+pub use show::size;
 
 /// Where the API lists a member's backups.
 const LIST: &str = "/coracle/v1/backups";

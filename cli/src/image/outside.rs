@@ -66,7 +66,10 @@ fn address(host: &str, name: &str) -> (String, String) {
 }
 
 impl Transport for Https {
-    async fn send(&self, request: Request<Payload>) -> Result<Response<Answer>, Unsent> {
+    async fn send(
+        &self,
+        request: Request<Payload>,
+    ) -> std::result::Result<Response<Answer>, Unsent> {
         let request = request.map(|payload| match payload.is_empty() {
             // It can be sent again, to where a redirect leads.
             true => reqwest::Body::from(payload.into_bytes()),

@@ -4,10 +4,13 @@
 //! DIR/blobs/<alg>/<2 hex>/<hex>     finished, content-addressed
 //! DIR/uploads/<id>/data             staged bytes
 //! DIR/uploads/<id>/note             what the session is, absent if it need not survive a restart
+//! DIR/quarantine/<alg>-<hex>        a blob whose bytes were not its digest's; never read again
 //! ```
 //!
 //! A blob appears by rename only, after its bytes are synced; the rename and every directory made on the way are synced
 //! before `finish` returns. A crash at any point leaves either the old state or the new one, and at worst a staged file.
+
+mod quarantine;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -28,7 +31,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::upload::UploadId;
 
 /// Bytes read from disk at once: large enough that the hand-over between threads does not show, small enough that a
-/// thousand slow readers cost 128 MiB.
+/// thousand slow readers cost 256 MiB (one piece on its way, one held back: see [`super::verify`]).
 const READ_BYTES: usize = 128 * 1024;
 
 /// Why the directory cannot be used.
@@ -63,6 +66,7 @@ pub struct Disk {
 struct Root {
     blobs: PathBuf,
     uploads: PathBuf,
+    quarantine: PathBuf,
     /// Directories whose own entry is known to be on disk. It begins empty: a directory that merely exists may have
     /// been made by a process that died before syncing it.
     durable: Mutex<BTreeSet<PathBuf>>,
@@ -73,9 +77,10 @@ pub fn open(dir: &Path) -> Result<Disk, OpenError> {
     let root = Root {
         blobs: dir.join("blobs"),
         uploads: dir.join("uploads"),
+        quarantine: dir.join("quarantine"),
         durable: Mutex::default(),
     };
-    for path in [dir, &root.blobs, &root.uploads] {
+    for path in [dir, &root.blobs, &root.uploads, &root.quarantine] {
         make_dir(path)?;
     }
     for path in [dir.parent(), Some(dir)].into_iter().flatten() {
@@ -425,6 +430,11 @@ impl Blobs for Disk {
     fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
         let digest = digest.clone();
         self.run(move |root| root.remove(&digest))
+    }
+
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
+        let digest = digest.clone();
+        self.run(move |root| root.quarantine(&digest))
     }
 
     fn list<'a>(

@@ -6,6 +6,8 @@
 pub mod disk;
 pub mod memory;
 
+pub(crate) mod verify;
+
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -17,6 +19,12 @@ use jiff::Timestamp;
 use crate::BoxFuture;
 use crate::digest::Digest;
 use crate::upload::UploadId;
+
+/// Most blobs a store keeps in quarantine: enough to see a pattern, such as one bad sector range.
+pub const QUARANTINE_BLOBS_MAX: usize = 64;
+
+/// Most bytes a store keeps in quarantine. They are for whoever looks for the cause; nothing ever reads them back.
+pub const QUARANTINE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// A body that is read as it is sent.
 pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
@@ -149,6 +157,12 @@ pub trait Blobs: Send + Sync + 'static {
 
     /// Removes a blob; `false` if it was not there.
     fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>>;
+
+    /// Takes a blob out of its place if its bytes are not what its digest says, or cannot be read. They are read once
+    /// more for this, so a copy that was replaced meanwhile stays. `false`: it is sound, or not there. From then on the
+    /// blob counts as absent. What is kept aside is bounded by [`QUARANTINE_BLOBS_MAX`] and [`QUARANTINE_BYTES_MAX`],
+    /// the oldest goes first. This copy only: a store over several places leaves the others alone.
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>>;
 
     /// Up to `limit` blobs with digests greater than `after`, in order.
     fn list<'a>(

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::{Answer, Payload, Transport, Unsent};
@@ -177,11 +177,8 @@ impl<T: Transport> Authed<T> {
         if status != StatusCode::OK {
             return Err(denied(&service.realm, &format!("answered {status}")));
         }
-        let all = Limited::new(response.into_body(), TOKEN_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|e| Unsent::Broken(format!("the token service broke off: {e}")))?;
-        let said: Value = serde_json::from_slice(&all.to_bytes()).unwrap_or_default();
+        let all = short(response.into_body()).await?;
+        let said: Value = serde_json::from_slice(&all).unwrap_or_default();
         let token = [&said["token"], &said["access_token"]]
             .into_iter()
             .find_map(Value::as_str)
@@ -264,6 +261,20 @@ fn sensitive(text: &str) -> Result<HeaderValue, Unsent> {
 
 fn denied(realm: &str, why: &str) -> Unsent {
     Unsent::Denied(format!("the registry's token service {realm} {why}"))
+}
+
+/// The answer of a token service.
+async fn short(mut body: Answer) -> Result<Vec<u8>, Unsent> {
+    let broken = |why: String| Unsent::Broken(format!("the token service broke off: {why}"));
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| broken(e.to_string()))?;
+        all.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        if all.len() > TOKEN_BYTES_MAX {
+            return Err(broken(format!("it says more than {TOKEN_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(all)
 }
 
 /// Percent-encodes a value of a query.

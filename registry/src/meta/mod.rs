@@ -76,7 +76,7 @@ pub enum MetaError {
 /// A transactional table store.
 ///
 /// Reads see every batch this instance has acknowledged; they may lag behind batches acknowledged elsewhere, which is
-/// why decisions are repeated as preconditions.
+/// why decisions are repeated as preconditions, and why [`Meta::fresh`] comes before an answer to a client.
 pub trait Meta: Send + Sync + 'static {
     /// One row.
     fn get<'a>(
@@ -94,6 +94,12 @@ pub trait Meta: Send + Sync + 'static {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<(String, Row)>, MetaError>>;
+
+    /// Returns when reads see every batch that any instance had acknowledged before the call. A store with one instance
+    /// has nothing to wait for.
+    fn fresh(&self) -> BoxFuture<'_, Result<(), MetaError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// All of it or nothing, durable when it returns. A key stands at most once in a batch.
     fn batch(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), MetaError>>;

@@ -8,6 +8,7 @@ use http::{HeaderName, Method, StatusCode, header};
 
 use super::{CONTENT_DIGEST, Call, empty, set};
 use crate::blobs::Opened;
+use crate::conditions::etag;
 use crate::digest::Digest;
 use crate::error::{Code, Error};
 use crate::name::Name;
@@ -15,9 +16,9 @@ use crate::range::{self, Wanted};
 
 pub(super) async fn read(call: &Call<'_>, name: &Name, digest: &Digest) -> Result<Response, Error> {
     let opened = if call.parts.method == Method::HEAD {
-        call.registry.promise_blob(name, digest).await?
+        call.found(call.registry.promise_blob(name, digest)).await?
     } else {
-        call.registry.blob(name, digest).await?
+        call.found(call.registry.blob(name, digest)).await?
     };
     send(call, digest, "application/octet-stream", opened)
 }
@@ -27,6 +28,7 @@ pub(super) async fn delete(
     name: &Name,
     digest: &Digest,
 ) -> Result<Response, Error> {
+    call.current().await?;
     call.registry.delete_blob(name, digest).await?;
     Ok(empty(StatusCode::ACCEPTED, &[]))
 }
@@ -39,13 +41,15 @@ pub(super) fn send(
     opened: Opened,
 ) -> Result<Response, Error> {
     let size = opened.size;
-    let etag = format!("\"{digest}\"");
+    let etag = etag(digest);
+    let conditions = call.conditions();
+    conditions.allow_read(digest)?;
     let mut headers: Vec<(HeaderName, String)> = vec![
         (CONTENT_DIGEST, digest.to_string()),
         (header::ETAG, etag.clone()),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
     ];
-    if matches_etag(call.header(header::IF_NONE_MATCH), &etag) {
+    if conditions.names(Some(digest)) {
         let mut response = empty(StatusCode::NOT_MODIFIED, &headers);
         response.headers_mut().remove(header::CONTENT_LENGTH);
         return Ok(response);
@@ -55,7 +59,9 @@ pub(super) fn send(
     let same = call
         .header(header::IF_RANGE)
         .is_none_or(|text| text.trim() == etag);
-    let asked = call.header(header::RANGE).filter(|_| same);
+    // Parts are defined for GET alone (RFC 9110, section 14.2).
+    let parts = same && call.parts.method == Method::GET;
+    let asked = call.header(header::RANGE).filter(|_| parts);
     let (status, part): (StatusCode, Range<u64>) = match range::wanted(asked, size) {
         Wanted::Whole => (StatusCode::OK, 0..size),
         Wanted::Part(part) => {
@@ -80,19 +86,15 @@ pub(super) fn send(
         Body::empty()
     } else {
         call.registry.counters.sent_bytes.add(length);
-        Body::from_stream((opened.body)(part))
+        let pieces = (opened.body)(part);
+        // A part has no digest of its own: its bytes are checked by the scrub, and by the client at the end.
+        Body::from_stream(match length == size {
+            true => call.registry.checked(digest, pieces),
+            false => pieces,
+        })
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     set(response.headers_mut(), &headers);
     Ok(response)
-}
-
-/// Does an `If-None-Match` name this content?
-fn matches_etag(header: Option<&str>, etag: &str) -> bool {
-    header.is_some_and(|list| {
-        list.split(',')
-            .map(str::trim)
-            .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
-    })
 }

@@ -26,6 +26,7 @@ fn next(path: &str, n: Option<usize>, last: &str, filter: Option<&str>) -> (Head
 
 pub(super) async fn tags(call: &Call<'_>, name: &Name) -> Result<Response, Error> {
     let n = call.query.count()?;
+    call.current().await?;
     let page = call.registry.tags(name, n, call.query.get("last")).await?;
     let mut headers = Vec::new();
     if let (true, Some(last)) = (page.more, page.items.last()) {
@@ -37,6 +38,7 @@ pub(super) async fn tags(call: &Call<'_>, name: &Name) -> Result<Response, Error
 
 pub(super) async fn catalog(call: &Call<'_>) -> Result<Response, Error> {
     let n = call.query.count()?;
+    call.current().await?;
     let page = call.registry.catalog(n, call.query.get("last")).await?;
     let mut headers = Vec::new();
     if let (true, Some(last)) = (page.more, page.items.last()) {
@@ -56,6 +58,7 @@ pub(super) async fn referrers(
         .query
         .get("artifactType")
         .filter(|text| !text.is_empty());
+    call.current().await?;
     let page = call
         .registry
         .referrers(name, subject, filter, n, call.query.get("last"))

@@ -8,6 +8,7 @@ use crate::body::Incoming;
 use crate::error::{Code, Error};
 use crate::manifests::Reference;
 use crate::name::{Name, Tag};
+use crate::warnings;
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -24,7 +25,14 @@ fn lookup(reference: &str) -> Result<Reference, Error> {
 }
 
 pub(super) async fn read(call: &Call<'_>, name: &Name, reference: &str) -> Result<Response, Error> {
-    let found = call.registry.manifest(name, &lookup(reference)?).await?;
+    let reference = lookup(reference)?;
+    let found = match &reference {
+        Reference::Tag(_) => {
+            call.current().await?;
+            call.registry.manifest(name, &reference).await?
+        }
+        Reference::Digest(_) => call.found(call.registry.manifest(name, &reference)).await?,
+    };
     blobs::send(call, &found.digest, &found.media_type, found.opened)
 }
 
@@ -59,9 +67,17 @@ pub(super) async fn push(
     }
     let bytes = body.collect(max).await?;
     let content_type = call.header(header::CONTENT_TYPE);
+    call.current().await?;
     let pushed = call
         .registry
-        .put_manifest(name, &reference, &tags, content_type, bytes)
+        .put_manifest(
+            name,
+            &reference,
+            &tags,
+            content_type,
+            bytes,
+            &call.conditions(),
+        )
         .await?;
     // By digest, whatever was pushed: clients print this path's last segment as the digest.
     let mut headers = vec![
@@ -77,6 +93,9 @@ pub(super) async fn push(
     if !tags.is_empty() {
         headers.extend(pushed.tags.iter().map(|tag| (OCI_TAG, tag.to_string())));
     }
+    for warning in warnings::headers(&pushed.warnings) {
+        headers.push((header::WARNING, warning));
+    }
     Ok(empty(StatusCode::CREATED, &headers))
 }
 
@@ -85,8 +104,9 @@ pub(super) async fn delete(
     name: &Name,
     reference: &str,
 ) -> Result<Response, Error> {
+    call.current().await?;
     call.registry
-        .delete_manifest(name, &lookup(reference)?)
+        .delete_manifest(name, &lookup(reference)?, &call.conditions())
         .await?;
     Ok(empty(StatusCode::ACCEPTED, &[]))
 }

@@ -6,10 +6,13 @@
 mod blobs;
 mod lists;
 mod manifests;
+mod packages;
 pub(crate) mod path;
 mod uploads;
 
+use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -21,22 +24,35 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::authorise::{Access, Action};
 use crate::body::Incoming;
+use crate::conditions::Conditions;
 use crate::digest::Digest;
 use crate::error::{Code, Error};
 use crate::links::Caller;
 use crate::name::Name;
 use crate::push::Frame;
 use crate::registry::Registry;
+pub use packages::PACKAGE_PREFIX;
 use path::{Query, Target};
 
 /// Old clients look for this before they talk to a registry at all.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+/// How long a read by digest waits for a leader before it is answered from what is here.
+const CURRENT_PATIENCE: Duration = Duration::from_secs(1);
+
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// Everything under `/v2`, to be merged into a server or served alone. No body limit of axum applies: bodies are read
-/// here, by the registry's own bounds.
+/// Everything under `/v2`, and the document by which package clients find it, to be merged into a server or served
+/// alone. No body limit of axum applies: bodies are read here, by the registry's own bounds.
 pub fn router(state: Arc<Registry>) -> Router {
+    router_with_packages(state, PACKAGE_PREFIX)
+}
+
+/// The same with another prefix for Wasm packages than [`PACKAGE_PREFIX`]: a namespace and a slash, or nothing.
+pub fn router_with_packages(state: Arc<Registry>, prefix: &str) -> Router {
+    let prefix: Arc<str> = Arc::from(prefix);
+    let packages = move |request: Request| ready(packages::answer(&prefix, &request));
     Router::new()
+        .route(packages::PATH, any(packages))
         .route("/v2", any(serve))
         .route("/v2/", any(serve))
         .route("/v2/{*path}", any(serve))
@@ -135,6 +151,31 @@ impl Call<'_> {
         }
     }
 
+    fn conditions(&self) -> Conditions {
+        Conditions::of(&self.parts.headers)
+    }
+
+    /// Waits until what is looked up next is as new as any answer that any member has given.
+    async fn current(&self) -> Result<(), Error> {
+        Ok(self.registry.meta.fresh().await?)
+    }
+
+    /// The same before something is read by its digest. Such bytes are right however old the row is that leads to them,
+    /// so they are served without a leader too; only what is not found then is not known to be absent.
+    async fn found<T>(&self, look: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let current = match tokio::time::timeout(CURRENT_PATIENCE, self.current()).await {
+            Ok(current) => current,
+            Err(_) => Err(Error::new(
+                Code::Unavailable,
+                "no leader confirms in time that this is not here: try again",
+            )),
+        };
+        match (look.await, current) {
+            (Err(absent), Err(why)) if absent.status == StatusCode::NOT_FOUND => Err(why),
+            (looked, _) => looked,
+        }
+    }
+
     fn header(&self, name: HeaderName) -> Option<&str> {
         self.parts.headers.get(name)?.to_str().ok()
     }
@@ -215,7 +256,7 @@ async fn dispatch(
                 *method,
                 Method::GET | Method::HEAD | Method::PATCH | Method::PUT | Method::DELETE
             ) {
-                return Err(unsupported(method, "GET, PATCH, PUT, DELETE"));
+                return Err(unsupported(method, "GET, HEAD, PATCH, PUT, DELETE"));
             }
             call.allow(Action::Push, Some(&name)).await?;
             match *method {

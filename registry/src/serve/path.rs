@@ -115,13 +115,15 @@ impl Query {
     pub(crate) fn count(&self) -> Result<Option<usize>, Error> {
         match self.get("n") {
             None | Some("") => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| {
-                Error::new(
-                    Code::Unsupported,
-                    "n must be a number of entries, 0 or more",
-                )
-                .status(http::StatusCode::BAD_REQUEST)
-            }),
+            // A number too large for us is more than there are entries.
+            Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
+                Ok(Some(text.parse().unwrap_or(usize::MAX)))
+            }
+            Some(_) => Err(Error::new(
+                Code::Unsupported,
+                "n must be a number of entries, 0 or more",
+            )
+            .status(http::StatusCode::BAD_REQUEST)),
         }
     }
 }
@@ -207,7 +209,12 @@ mod tests {
         assert_eq!(query.get("artifactType"), Some("x/y+json"));
         assert_eq!(query.get("e"), Some(""));
         assert!(Query::parse(Some("a=%f")).is_err());
-        assert!(Query::parse(Some("n=-1")).unwrap().count().is_err());
+        let count = |query: &str| Query::parse(Some(query)).unwrap().count();
+        for bad in ["n=-1", "n=+1", "n=1.5", "n=x"] {
+            assert!(count(bad).is_err(), "{bad}");
+        }
+        assert_eq!(count("n=7").unwrap(), Some(7));
+        assert_eq!(count("n=99999999999999999999").unwrap(), Some(usize::MAX));
         assert_eq!(decode(&encode("a b+c&d=ä")).unwrap(), "a b+c&d=ä");
     }
 }

@@ -1,17 +1,18 @@
 //! `/v2/NAME/blobs/uploads/` and its sessions.
 
 use axum::response::Response;
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::{CONTENT_DIGEST, Call, empty};
 use crate::body::Incoming;
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Code, Error};
 use crate::name::Name;
-use crate::push::location;
+use crate::push::{APPEND_BYTES, location};
 use crate::range;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const CHUNK_MIN: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 
 /// Where a session is and how far it has come.
 fn session(status: StatusCode, name: &Name, id: &str, have: u64) -> Response {
@@ -48,6 +49,7 @@ pub(super) async fn start(
             Some(text) if !text.is_empty() => Some(text.parse::<Name>()?),
             _ => None,
         };
+        call.current().await?;
         let mounted = registry.mount(name, from.as_ref(), &digest, call.caller());
         if mounted.await? {
             return Ok(created(name, &digest));
@@ -63,7 +65,11 @@ pub(super) async fn start(
         None => Algorithm::Sha256,
     };
     let id = registry.start_upload(name, algorithm).await?;
-    Ok(session(StatusCode::ACCEPTED, name, id.as_str(), 0))
+    let mut response = session(StatusCode::ACCEPTED, name, id.as_str(), 0);
+    // Smaller chunks are taken all the same, but each costs as much as one of this size.
+    let chunk = HeaderValue::from(APPEND_BYTES);
+    response.headers_mut().insert(CHUNK_MIN, chunk);
+    Ok(response)
 }
 
 /// PATCH: the next bytes.

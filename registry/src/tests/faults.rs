@@ -92,6 +92,9 @@ impl Blobs for FaultyBlobs {
     fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
         guarded!(self, self.inner.remove(digest))
     }
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
+        guarded!(self, self.inner.quarantine(digest))
+    }
     fn list<'a>(
         &'a self,
         after: Option<&'a Digest>,

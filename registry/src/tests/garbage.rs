@@ -100,6 +100,34 @@ async fn shared_blobs_stay_while_one_repository_needs_them() {
     rig.get("/v2/demo/b/manifests/v1").await.expect(200);
 }
 
+/// Two members over the same rows: the one that collects has not heard what the other told a client.
+#[tokio::test]
+async fn what_one_member_promised_no_other_collects() {
+    let here = Rig::memory().await;
+    let there = here.restart().await;
+    let blob = here
+        .push_blob("demo/a", b"promised", Algorithm::Sha256)
+        .await;
+    let other = here
+        .push_blob("demo/a", b"not promised", Algorithm::Sha256)
+        .await;
+    // Past the lease that each of them begins with.
+    here.clock.advance(age(&here) - 1);
+    here.head(&format!("/v2/demo/a/blobs/{blob}"))
+        .await
+        .expect(200);
+    here.clock.advance(age(&here) / 2);
+    let report = collect(&there).await;
+    assert_eq!(report.links_removed, 1, "{report:?}");
+    here.get(&format!("/v2/demo/a/blobs/{other}"))
+        .await
+        .expect(404);
+    let manifest = image(&[&blob], &[&blob]);
+    here.put_manifest("demo/a", "v1", &manifest)
+        .await
+        .expect(201);
+}
+
 #[tokio::test]
 async fn indexes_children_and_referrers_stay() {
     let rig = Rig::memory().await;

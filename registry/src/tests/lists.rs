@@ -176,30 +176,79 @@ async fn referrers_are_never_404_and_filter_and_page() {
     }
 }
 
+/// Pushes `count` referrers of `subject`, each as the index `of` makes it, and answers their digests in order.
+async fn refer(rig: &Rig, count: usize, of: impl Fn(usize) -> Value) -> Vec<String> {
+    let mut digests = Vec::new();
+    for n in 0..count {
+        let value = of(n);
+        let digest = Algorithm::Sha256
+            .digest(value.to_string().as_bytes())
+            .to_string();
+        rig.put_manifest("demo/a", &digest, &value)
+            .await
+            .expect(201);
+        digests.push(digest);
+    }
+    digests.sort();
+    digests
+}
+
 #[tokio::test]
-async fn referrers_of_the_fallback_tag_are_listed_too() {
+async fn more_referrers_than_a_page_of_rows() {
     let rig = Rig::memory().await;
     let subject = Algorithm::Sha256.digest(b"subject");
-    let (old, _) = rig.push_image("demo/a", "old", "an old signature").await;
-    let config = rig.push_blob("demo/a", b"{}", Algorithm::Sha256).await;
-    let value = about(&subject, &config, None, "new");
-    let put = rig.put_manifest("demo/a", "new", &value).await.expect(201);
-    let new = put.header("docker-content-digest").to_owned();
-    let entry = |digest: &str| json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "artifactType": "a/old" });
-    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry(&old.to_string()), entry(&new)] });
+    let to = json!({ "mediaType": OCI_MANIFEST, "digest": subject.to_string(), "size": 1 });
+    let index = |n: usize| json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "subject": to, "n": n });
+    let digests = refer(&rig, 1_203, index).await;
+    // Every seventh was pushed before there was a referrers API, and every second stands under the fallback tag too.
+    let entry = |digest: &String| json!({ "mediaType": OCI_INDEX, "digest": digest, "size": 1 });
+    let old: Vec<&String> = digests.iter().step_by(7).collect();
+    let listed = digests.iter().enumerate();
+    let listed = listed.filter(|(n, _)| n % 2 == 0 || n % 7 == 0);
+    let listed: Vec<Value> = listed.map(|(_, digest)| entry(digest)).collect();
+    let fallback = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed });
     let tag = format!("sha256-{}", subject.hex());
-    rig.put_manifest("demo/a", &tag, &index).await.expect(201);
-    let list = rig
-        .get(&format!("/v2/demo/a/referrers/{subject}"))
+    rig.put_manifest("demo/a", &tag, &fallback)
         .await
-        .expect(200)
-        .json();
-    assert_eq!(list["manifests"].as_array().unwrap().len(), 2);
-    let some = rig
-        .get(&format!(
-            "/v2/demo/a/referrers/{subject}?artifactType=a/old"
-        ))
-        .await;
-    let some = some.expect(200).json();
-    assert_eq!(some["manifests"][0]["digest"], old.to_string());
+        .expect(201);
+    let forget = old.iter().map(|digest| {
+        let key = crate::rows::referrer_key(
+            &"demo/a".parse().unwrap(),
+            &subject,
+            &digest.parse().unwrap(),
+        );
+        crate::rows::delete(crate::rows::REFERRERS, key, crate::meta::Precondition::Any)
+    });
+    rig.meta.batch(forget.collect()).await.unwrap();
+
+    let uri = format!("/v2/demo/a/referrers/{subject}");
+    for (query, pages) in [("", 2), ("?n=500", 3), ("?n=5000", 2)] {
+        let (found, count) = walk(&rig, &format!("{uri}{query}"), "manifests").await;
+        let found: Vec<&str> = found
+            .iter()
+            .map(|entry| entry["digest"].as_str().unwrap())
+            .collect();
+        assert_eq!(found, digests, "{query}");
+        assert_eq!(count, pages, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_referrers_is_bounded_in_bytes() {
+    let rig = Rig::memory().await;
+    let subject = Algorithm::Sha256.digest(b"subject");
+    let to = json!({ "mediaType": OCI_MANIFEST, "digest": subject.to_string(), "size": 1 });
+    let long = "x".repeat(3 << 20);
+    let index = |n: usize| {
+        json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "subject": to,
+            "annotations": { "long": long, "n": n.to_string() } })
+    };
+    let digests = refer(&rig, 3, index).await;
+    let uri = format!("/v2/demo/a/referrers/{subject}");
+    let (found, pages) = walk(&rig, &uri, "manifests").await;
+    assert_eq!((found.len(), pages), (3, 3));
+    for (entry, digest) in found.iter().zip(digests) {
+        assert_eq!(entry["digest"], digest);
+        assert_eq!(entry["annotations"]["long"], long);
+    }
 }

@@ -256,3 +256,73 @@ async fn no_manifest_survives_a_blob_that_leaves_at_the_same_time() {
         assert!(matches!(put.status.as_u16(), 201 | 400), "{put:?}");
     }
 }
+
+#[tokio::test]
+async fn conditional_pushes_lose_no_update() {
+    // What clients do to an index under a tag: read it, add to it, push it if nobody was faster.
+    let rig = Rig::memory().await;
+    let uri = "/v2/demo/a/manifests/list";
+    let index = |entries: serde_json::Value| json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "annotations": entries });
+    let created = [("if-none-match", "*"), ("content-type", OCI_INDEX)];
+    let empty = index(json!({})).to_string();
+    rig.send("PUT", uri, &created, empty.clone())
+        .await
+        .expect(201);
+    rig.send("PUT", uri, &created, empty)
+        .await
+        .refused(412, "DENIED");
+    let clients = (0..8).map(|client| {
+        let rig = rig.clone();
+        async move {
+            let mut refused = 0;
+            for round in 0..5 {
+                loop {
+                    let before = rig.get(uri).await.expect(200);
+                    let mut entries = before.json()["annotations"].clone();
+                    entries[format!("{client}-{round}")] = json!("here");
+                    let etag = before.header("etag").to_owned();
+                    let headers = [("if-match", etag.as_str()), ("content-type", OCI_INDEX)];
+                    tokio::task::yield_now().await;
+                    let put = rig
+                        .send("PUT", uri, &headers, index(entries).to_string())
+                        .await;
+                    match put.status.as_u16() {
+                        201 => break,
+                        412 => refused += 1,
+                        _ => panic!("{put:?}"),
+                    }
+                }
+            }
+            refused
+        }
+    });
+    let refused: usize = futures_util::future::join_all(clients)
+        .await
+        .into_iter()
+        .sum();
+    assert!(refused > 0, "the clients never met");
+    let all = rig.get(uri).await.expect(200).json();
+    assert_eq!(all["annotations"].as_object().unwrap().len(), 40);
+}
+
+#[tokio::test]
+async fn what_a_manifest_of_an_unknown_type_names_is_kept() {
+    let rig = Rig::memory().await;
+    let named = rig.push_blob("demo/a", b"named", Algorithm::Sha512).await;
+    let other = rig.push_blob("demo/a", b"other", Algorithm::Sha512).await;
+    let odd = json!({ "mediaType": "application/vnd.example+json", "config": "no descriptor",
+        "parts": [{ "inside": { "digest": named.to_string() } }] });
+    rig.put_manifest("demo/a", "odd", &odd).await.expect(201);
+    let now = rig.clock.advance(2 * rig.limits.garbage_age_ms);
+    rig.registry.collect(now).await.unwrap();
+    rig.get(&format!("/v2/demo/a/blobs/{named}"))
+        .await
+        .expect(200);
+    rig.get(&format!("/v2/demo/a/blobs/{other}"))
+        .await
+        .expect(404);
+    assert_eq!(
+        rig.get("/v2/demo/a/manifests/odd").await.expect(200).json(),
+        odd
+    );
+}

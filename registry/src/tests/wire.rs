@@ -47,6 +47,21 @@ async fn heads_chunks_and_merging() {
     assert!(reply.contains("content-length: 11\r\n"), "{reply}");
     assert!(reply.ends_with("\r\n\r\n"), "{reply}");
 
+    let find = "GET /.well-known/wasm-pkg/registry.json HTTP/1.1\r\nHost: packages.example:5000\r\nConnection: close\r\n\r\n";
+    let reply = raw(address, find).await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(
+        reply.contains("\"registry\":\"packages.example:5000\""),
+        "{reply}"
+    );
+
+    // A part is for GET alone.
+    let head =
+        format!("HEAD /v2/demo/a/blobs/{digest} HTTP/1.1\r\n{close}Range: bytes=0-1\r\n\r\n");
+    let reply = raw(address, &head).await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(reply.contains("content-length: 11\r\n"), "{reply}");
+
     // A path a careful client would not send, sent as it is.
     let climb = format!("GET /v2/../../etc/passwd/tags/list HTTP/1.1\r\n{close}\r\n");
     let reply = raw(address, &climb).await;

@@ -223,6 +223,8 @@ pub enum Action {
         policy: PullPolicy,
         /// Digest the reference was resolved to for this pod before (`sha256:…`): a tag is resolved once per pod.
         known_digest: Option<String>,
+        /// Names of the Secrets in the pod's namespace that have logins for registries outside.
+        secrets: Vec<String>,
     },
     /// Check and compile (`Prepared` or `PrepareFailed`).
     Prepare {

@@ -25,6 +25,7 @@ mod events;
 mod input;
 mod leaving;
 mod pod;
+mod prefetch;
 mod probe;
 mod run;
 mod spec;
@@ -40,4 +41,5 @@ pub use action::{
 };
 pub use agent::Agent;
 pub use config::AgentConfig;
+pub use prefetch::{Prefetch, replica_set_of};
 pub use input::{ContainerKind, Exit, Image, Input, Problem, PullFailure, StatusFailure, Transfer};

@@ -187,6 +187,7 @@ impl Pod {
                     image: c.spec.image.clone(),
                     policy: c.spec.policy,
                     known_digest: c.known_digest.clone(),
+                    secrets: self.spec.pull_secrets(),
                 });
             }
         }

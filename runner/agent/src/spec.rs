@@ -131,6 +131,17 @@ impl PodSpec {
         found
     }
 
+    /// Names in `imagePullSecrets`, each once, in their order.
+    pub fn pull_secrets(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for name in each(&self.value["spec"]["imagePullSecrets"]).map(|s| text(&s["name"])) {
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     /// When the pod was first started here, from its status.
     pub fn start_time(&self) -> Option<Timestamp> {
         self.value["status"]["startTime"].as_str()?.parse().ok()

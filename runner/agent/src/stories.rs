@@ -143,12 +143,14 @@ impl Story {
                 at,
                 image,
                 known_digest,
+                secrets,
                 ..
             } => {
                 let known = known_digest
                     .map(|d| format!(" known {d}"))
                     .unwrap_or_default();
-                let text = format!("pull {} {image}{known}", at.container);
+                let with: String = secrets.iter().map(|s| format!(" with {s}")).collect();
+                let text = format!("pull {} {image}{known}{with}", at.container);
                 let digest = "sha256:1".to_string();
                 let image = Image {
                     id: format!("{image}@{digest}"),

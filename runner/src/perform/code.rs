@@ -76,6 +76,17 @@ pub(super) async fn prepare(
     }
 }
 
+/// Compiles an image that no pod has named yet. What only its siblings can complete is left to them.
+pub(crate) async fn prepare_ahead(tools: &Tools, image: &Image) -> Result<(), PrepareError> {
+    let judged = judge(tools, image).await?;
+    let ready = matches!(judged.as_ref(), Ok(inspected) if inspected.kind != Kind::Library);
+    if ready {
+        let path = WasmSource::Path(tools.images.wasm(&image.wasm));
+        tools.engine.artifact(&image.wasm, path).await?;
+    }
+    Ok(())
+}
+
 fn kind_of(artifact: &Artifact) -> Result<ContainerKind, PrepareError> {
     match artifact.kind() {
         Kind::Service(_) => Ok(ContainerKind::Service),

@@ -1,8 +1,10 @@
-//! Registries outside the cluster, asked anonymously over HTTPS (plain HTTP for loopback hosts).
+//! Registries outside the cluster, asked over HTTPS (plain HTTP for loopback hosts), anonymously or with a login of the
+//! pod's (`secrets`).
 
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use coracle_trust::listing::Listed;
 use futures_util::StreamExt;
 use oci_distribution::client::{Client, ClientConfig, ClientProtocol};
 use oci_distribution::errors::{OciDistributionError as OciError, OciErrorCode};
@@ -10,6 +12,7 @@ use oci_distribution::manifest::OciDescriptor;
 use oci_distribution::secrets::RegistryAuth;
 
 use super::reference::{Place, Reference};
+use super::secrets::Chosen;
 use super::source::{FetchError, MANIFEST_TYPES, SMALL_BYTES_MAX, Source};
 use super::store::Writer;
 use crate::api::chain;
@@ -17,7 +20,7 @@ use crate::api::chain;
 /// Time to connect, and longest silence of an answer.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
 
-/// Clients for registries outside, made at first use: most clusters never need one.
+/// Clients for registries outside that are asked anonymously, made at first use: most clusters never need one.
 #[derive(Default)]
 pub(super) struct Outside {
     https: OnceLock<Result<Client, String>>,
@@ -28,11 +31,29 @@ pub(super) struct Outside {
 pub(super) struct Remote {
     client: Client,
     host: String,
+    auth: RegistryAuth,
+    /// The Secret that `auth` is from.
+    secret: Option<String>,
+}
+
+fn client(protocol: ClientProtocol) -> Result<Client, String> {
+    let config = ClientConfig {
+        protocol,
+        connect_timeout: Some(TIMEOUTS.0),
+        read_timeout: Some(TIMEOUTS.1),
+        platform_resolver: None,
+        ..ClientConfig::default()
+    };
+    Client::try_from(config).map_err(|e| chain(&e))
 }
 
 impl Outside {
-    /// The registry of a reference.
-    pub fn source(&self, reference: &Reference) -> Result<Remote, FetchError> {
+    /// The registry of a reference, asked with a login or without.
+    pub fn source(
+        &self,
+        reference: &Reference,
+        login: Option<&Chosen>,
+    ) -> Result<Remote, FetchError> {
         let Place::Outside(host) = &reference.place else {
             return Err(FetchError::NotFound);
         };
@@ -43,17 +64,12 @@ impl Outside {
         } else {
             (&self.https, ClientProtocol::Https)
         };
-        let made = cell.get_or_init(|| {
-            let config = ClientConfig {
-                protocol,
-                connect_timeout: Some(TIMEOUTS.0),
-                read_timeout: Some(TIMEOUTS.1),
-                platform_resolver: None,
-                ..ClientConfig::default()
-            };
-            Client::try_from(config).map_err(|e| chain(&e))
-        });
-        let client = made.clone().map_err(FetchError::Unreachable)?;
+        // A client keeps the tokens it was given: one with a login serves no other pull.
+        let made = match login {
+            Some(_) => client(protocol),
+            None => cell.get_or_init(|| client(protocol)).clone(),
+        };
+        let client = made.map_err(FetchError::Unreachable)?;
         // Docker Hub's API is not where its name points.
         let host = if host == "docker.io" {
             "index.docker.io"
@@ -63,6 +79,8 @@ impl Outside {
         Ok(Remote {
             client,
             host: host.into(),
+            auth: login.map_or(RegistryAuth::Anonymous, |l| l.auth.clone()),
+            secret: login.map(|l| l.secret.clone()),
         })
     }
 }
@@ -79,6 +97,57 @@ impl Remote {
             oci_distribution::Reference::with_tag(self.host.clone(), repository, what.into())
         }
     }
+
+    /// The client, which knows the login from now on, whatever is asked for first.
+    async fn ready(&self, reference: &oci_distribution::Reference) -> &Client {
+        let registry = reference.resolve_registry();
+        self.client.store_auth_if_needed(registry, &self.auth).await;
+        &self.client
+    }
+
+    fn denied(&self) -> FetchError {
+        FetchError::Denied(match &self.secret {
+            Some(secret) => format!("the registry refuses the login in the Secret {secret}"),
+            None => "the registry asks for a login, and none is configured".into(),
+        })
+    }
+
+    fn translate(&self, error: OciError) -> FetchError {
+        use OciErrorCode::{
+            BlobUnknown, Denied, ManifestUnknown, NameUnknown, NotFound, Unauthorized,
+        };
+        let refused = |e: &OciError| {
+            let OciError::RegistryError { envelope, .. } = e else {
+                return false;
+            };
+            let mut codes = envelope.errors.iter().map(|e| &e.code);
+            codes.any(|code| matches!(code, Denied | Unauthorized))
+        };
+        match error {
+            OciError::ImageManifestNotFoundError(_) | OciError::ServerError { code: 404, .. } => {
+                FetchError::NotFound
+            }
+            OciError::UnauthorizedError { .. }
+            | OciError::AuthenticationFailure(_)
+            | OciError::ServerError {
+                code: 401 | 403, ..
+            } => self.denied(),
+            error if refused(&error) => self.denied(),
+            OciError::RegistryError { envelope, .. }
+                if envelope.errors.iter().any(|e| {
+                    matches!(
+                        e.code,
+                        BlobUnknown | ManifestUnknown | NameUnknown | NotFound
+                    )
+                }) =>
+            {
+                FetchError::NotFound
+            }
+            OciError::DigestError(e) => FetchError::Corrupt(chain(&e)),
+            OciError::IoError(e) => FetchError::Unreachable(chain(&e)),
+            other => FetchError::Unreachable(chain(&other)),
+        }
+    }
 }
 
 fn descriptor(digest: &str) -> OciDescriptor {
@@ -88,41 +157,15 @@ fn descriptor(digest: &str) -> OciDescriptor {
     }
 }
 
-fn translate(error: OciError) -> FetchError {
-    match error {
-        OciError::ImageManifestNotFoundError(_) | OciError::ServerError { code: 404, .. } => {
-            FetchError::NotFound
-        }
-        OciError::UnauthorizedError { .. }
-        | OciError::AuthenticationFailure(_)
-        | OciError::ServerError {
-            code: 401 | 403, ..
-        } => FetchError::Denied("the registry asks for a login, and none is configured".into()),
-        OciError::RegistryError { envelope, .. }
-            if envelope.errors.iter().any(|e| {
-                use OciErrorCode::{BlobUnknown, ManifestUnknown, NameUnknown, NotFound};
-                matches!(
-                    e.code,
-                    BlobUnknown | ManifestUnknown | NameUnknown | NotFound
-                )
-            }) =>
-        {
-            FetchError::NotFound
-        }
-        OciError::DigestError(e) => FetchError::Corrupt(chain(&e)),
-        OciError::IoError(e) => FetchError::Unreachable(chain(&e)),
-        other => FetchError::Unreachable(chain(&other)),
-    }
-}
-
 impl Source for Remote {
     async fn manifest(&self, of: &Reference, what: &str) -> Result<Vec<u8>, FetchError> {
         let reference = self.reference(of, what);
         let got = self
             .client
-            .pull_manifest_raw(&reference, &RegistryAuth::Anonymous, &MANIFEST_TYPES)
+            .pull_manifest_raw(&reference, &self.auth, &MANIFEST_TYPES)
             .await;
-        got.map(|(bytes, _)| bytes.to_vec()).map_err(translate)
+        got.map(|(bytes, _)| bytes.to_vec())
+            .map_err(|e| self.translate(e))
     }
 
     async fn blob(
@@ -132,11 +175,12 @@ impl Source for Remote {
         into: &mut Writer,
     ) -> Result<(), FetchError> {
         let layer = descriptor(digest);
-        let mut stream = self
-            .client
-            .pull_blob_stream(&self.reference(of, &of.tag), &layer)
+        let reference = self.reference(of, &of.tag);
+        let client = self.ready(&reference).await;
+        let mut stream = client
+            .pull_blob_stream(&reference, &layer)
             .await
-            .map_err(translate)?;
+            .map_err(|e| self.translate(e))?;
         while let Some(chunk) = stream.next().await {
             into.write(
                 &chunk.map_err(|e| FetchError::Unreachable(format!("the layer broke off: {e}")))?,
@@ -145,13 +189,40 @@ impl Source for Remote {
         Ok(())
     }
 
+    async fn referrers(
+        &self,
+        of: &Reference,
+        digest: &str,
+        artifact_type: &str,
+    ) -> Result<Vec<Listed>, FetchError> {
+        let reference = self.reference(of, digest);
+        let client = self.ready(&reference).await;
+        let index = client.pull_referrers(&reference, Some(artifact_type)).await;
+        let index = match index.map_err(|e| self.translate(e)) {
+            Err(FetchError::NotFound) => return Ok(Vec::new()),
+            index => index?,
+        };
+        Ok(index
+            .manifests
+            .into_iter()
+            .map(|entry| Listed {
+                media_type: entry.media_type,
+                digest: entry.digest,
+                size: u64::try_from(entry.size).unwrap_or(0),
+                artifact_type: Some(artifact_type.to_string()),
+                annotations: entry.annotations,
+            })
+            .collect())
+    }
+
     async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {
         let layer = descriptor(digest);
-        let mut stream = self
-            .client
-            .pull_blob_stream(&self.reference(of, &of.tag), &layer)
+        let reference = self.reference(of, &of.tag);
+        let client = self.ready(&reference).await;
+        let mut stream = client
+            .pull_blob_stream(&reference, &layer)
             .await
-            .map_err(translate)?;
+            .map_err(|e| self.translate(e))?;
         let mut all = Vec::new();
         while let Some(chunk) = stream.next().await {
             all.extend_from_slice(&chunk.map_err(|e| FetchError::Unreachable(e.to_string()))?);

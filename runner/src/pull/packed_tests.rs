@@ -8,7 +8,7 @@ use coracle_agent::{PullFailure, PullPolicy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Images, PullError, Pulled};
+use super::{Images, Keyring, PullError, Pulled};
 use crate::tests::fake::{self, Member, Root, text};
 
 const WASM: &[u8] = b"\0asm\x0d\0\x01\0";
@@ -61,10 +61,13 @@ async fn pull(layers: &[Vec<u8>], config: &Value) -> Result<(Pulled, Vec<u8>), P
     .await;
     let identity = root.node(Duration::from_secs(3_600), &[&root]);
     let (api, _, _) = fake::api(dir.path(), &[&member], identity);
-    let images = Images::open(dir.path(), 1 << 30, api).unwrap();
+    let images = Images::open(dir.path(), 1 << 30, api.clone()).unwrap();
     let always = PullPolicy::Always;
-    let pulled = images.pull("demo:v1", always, None, || ()).await?;
-    let again = images.pull("demo:v1", always, None, || ()).await?;
+    let nobody = Keyring::new(api.clone(), "default", Vec::new());
+    let pulled = images.pull("demo:v1", always, None, &nobody, || ());
+    let pulled = pulled.await?;
+    let again = images.pull("demo:v1", always, None, &nobody, || ());
+    let again = again.await?;
     assert_eq!(again.image, pulled.image);
     assert_eq!(again.transfer, None, "what is here is not fetched again");
     let bytes = std::fs::read(images.wasm(&pulled.image.wasm)).unwrap();

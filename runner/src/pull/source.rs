@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Buf;
+use coracle_trust::listing::{self, Listed};
 use http_body_util::BodyExt;
 
 use super::MANIFEST_BYTES_MAX;
@@ -70,6 +71,13 @@ pub(super) trait Source: Sync {
         digest: &str,
         into: &mut Writer,
     ) -> impl Future<Output = Result<(), FetchError>> + Send;
+    /// Referrers of a manifest that are of one artifact type, or of more if the registry does not tell them apart.
+    fn referrers(
+        &self,
+        of: &Reference,
+        digest: &str,
+        artifact_type: &str,
+    ) -> impl Future<Output = Result<Vec<Listed>, FetchError>> + Send;
     /// A small blob, whole.
     fn blob_small(
         &self,
@@ -191,6 +199,25 @@ impl Source for Embedded {
         Err(FetchError::Unreachable(format!(
             "the layer broke off {BLOB_TRIES} times: {broke}"
         )))
+    }
+
+    async fn referrers(
+        &self,
+        of: &Reference,
+        digest: &str,
+        artifact_type: &str,
+    ) -> Result<Vec<Listed>, FetchError> {
+        // `+` in a query would be a space.
+        let kind = artifact_type.replace('+', "%2B");
+        let path = format!(
+            "/v2/{}/referrers/{digest}?artifactType={kind}",
+            of.repository
+        );
+        let answer = self.get(&path, "application/json", 0).await?;
+        let bytes = api::collect(answer.body, MANIFEST_BYTES_MAX)
+            .await
+            .map_err(FetchError::Unreachable)?;
+        listing::listed(&bytes).map_err(FetchError::Corrupt)
     }
 
     async fn blob_small(&self, of: &Reference, digest: &str) -> Result<Vec<u8>, FetchError> {

@@ -174,6 +174,7 @@ impl Cluster {
         let certificate = crate::tls::certificates(&identity.cert_pem).unwrap();
         let (api, _, live) = fake::api(&dir, members, identity);
         let images = Images::open(&dir, 1 << 30, api.clone()).unwrap();
+        let keyring = Keyring::new(api.clone(), "default", Vec::new());
         let images = images.with_peers(api, &live).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -187,6 +188,7 @@ impl Cluster {
         tokio::spawn(listener::serve(listener, live, context, stop.clone()));
         Node {
             images,
+            keyring,
             _stop: stop.drop_guard(),
         }
     }
@@ -194,6 +196,7 @@ impl Cluster {
 
 struct Node {
     images: Images,
+    keyring: Keyring,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -201,7 +204,7 @@ impl Node {
     async fn pull(&self) -> Pulled {
         let policy = PullPolicy::IfNotPresent;
         self.images
-            .pull("demo:v1", policy, None, || ())
+            .pull("demo:v1", policy, None, &self.keyring, || ())
             .await
             .unwrap()
     }

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::pages::Pages;
 use crate::service_alloc::Range;
 use crate::shed::Shed;
+use crate::write::admission::Admission;
 use crate::write::renewal::Renewals;
 
 /// Requests (without watches and log streams) handled at once; above it 429. At 1 ms each this is far beyond what the
@@ -69,10 +70,15 @@ pub trait Join: Send + Sync + 'static {
     fn join(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>>;
 }
 
-/// Makes join tokens: `POST /coracle/v1/tokens`.
+/// Tokens to join with and to use the registry with: `/coracle/v1/tokens`.
 pub trait Tokens: Send + Sync + 'static {
-    /// Makes a token as `body` asks (`{"role": "runner", "ttlMs": ..}`); the answer is sent as JSON, once.
+    /// Makes a token as `body` asks (`{"role": "runner", "ttlMs": ..}`, for the registry also `"namespaces"`); the answer
+    /// is sent as JSON, once.
     fn create(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>>;
+    /// `{"tokens": [{"id", "role", "namespaces", "created", "expires"}]}`: those that are good, without their secrets.
+    fn list(&self) -> BoxFuture<'_, Result<Value, ApiError>>;
+    /// Revokes the token with this id; answers `{"deleted": id}`, 404 if there is none.
+    fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Value, ApiError>>;
 }
 
 /// The control plane's members: `/coracle/v1/members` and `/coracle/v1/endpoints`. `which` is a member's id (16 hex
@@ -141,12 +147,14 @@ pub struct ContextConfig {
     pub acks: Arc<dyn Fn(&str, u64) + Send + Sync>,
     /// Joining.
     pub join: Arc<dyn Join>,
-    /// Join tokens.
+    /// Tokens.
     pub tokens: Arc<dyn Tokens>,
     /// The control plane's members.
     pub members: Arc<dyn Members>,
     /// Heartbeats of nodes; without it each is a write like any other.
     pub renewals: Option<Arc<dyn Renewals>>,
+    /// A judgement on what is about to be stored; without it form is all that counts.
+    pub admission: Option<Arc<dyn Admission>>,
     /// Renewal and rotation.
     pub certificates: Arc<dyn Certificates>,
     /// Backups.

@@ -77,6 +77,14 @@ pub async fn answer(
             .create(object(decoded)?)
             .await
             .map(|v| reply::value(201, &v)),
+        ("GET", ["coracle", "v1", "tokens"]) => {
+            let list = ctx.config.tokens.list().await?;
+            Ok(reply::value(200, &list))
+        }
+        ("DELETE", ["coracle", "v1", "tokens", id]) => {
+            let gone = ctx.config.tokens.delete(id).await?;
+            Ok(reply::value(200, &gone))
+        }
         ("PUT", ["coracle", "v1", "proxies", node]) => {
             let applied = match &decoded.value["applied"] {
                 Value::Number(n) => n.as_u64(),
@@ -99,7 +107,7 @@ pub async fn answer(
                 "backup" | "backups" | "ca" | "endpoints" | "status" | "join" | "renew" | "tokens",
             ]
             | ["coracle", "v1", "ca", "status" | "rotate"]
-            | ["coracle", "v1", "proxies", _],
+            | ["coracle", "v1", "proxies" | "tokens", _],
         ) => Err(reply::not_allowed(method.as_str())),
         _ => Err(reply::unknown_path()),
     }

@@ -48,6 +48,7 @@ pub use context::{
 pub use identity::Identity;
 pub use router::router;
 pub use tls::serve;
+pub use write::admission::Admission;
 pub use write::renewal::{Renewal, Renewals};
 
 #[cfg(test)]

@@ -33,6 +33,9 @@ struct Round {
 
 /// Compares now and every ten minutes, until told to stop.
 pub(crate) async fn heal(spread: Spread, meta: Arc<dyn Meta>, stop: CancellationToken) {
+    if spread.0.shared {
+        return;
+    }
     loop {
         let round = tokio::select! {
             () = stop.cancelled() => return,

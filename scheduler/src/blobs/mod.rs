@@ -3,13 +3,17 @@
 //! [`Spread`] stands between the registry and this member's disk. A finished blob is streamed to the other members, and
 //! `finish` returns when a majority of the voters has it on disk: that is what a `201` promises. A blob that is asked for
 //! and is not here is fetched from a member that has it, its digest verified on the way. [`serve`] is the other end of
-//! both, and [`heal`] brings what was missed while a member was away. A single member pays for none of this.
+//! both, and [`heal`] brings what was missed while a member was away. A single member pays for none of this, nor do members
+//! that share object storage: what one of them has stored there all have. [`scrub`] looks for rot once a day, and [`admin`]
+//! is how an administrator asks for that, for a collection, and for what is used.
 
+mod admin;
 mod copies;
 mod fetch;
 mod heal;
 mod peers;
 mod receive;
+mod scrub;
 mod serve;
 
 use std::sync::Arc;
@@ -21,8 +25,10 @@ use coracle_registry::digest::Digest;
 use coracle_registry::upload::UploadId;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use admin::{Admin, router as admin_router};
 pub(crate) use heal::heal;
 pub(crate) use peers::Peers;
+pub(crate) use scrub::scrub;
 pub(crate) use serve::{Local, router};
 
 use fetch::{Fetches, Found};
@@ -36,6 +42,8 @@ pub(crate) struct Spread(Arc<Inner>);
 
 struct Inner {
     disk: Arc<dyn Blobs>,
+    /// `disk` is not this member's but everybody's.
+    shared: bool,
     peers: Peers,
     fetches: Fetches,
     /// Ends copies and fetches that nobody waits for any more.
@@ -47,13 +55,25 @@ impl Spread {
     pub fn new(disk: Arc<dyn Blobs>, peers: Peers, stop: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             disk,
+            shared: false,
             peers,
             fetches: Fetches::default(),
             stop,
         }))
     }
 
-    /// This member's disk alone.
+    /// Spreads nothing: every member reads and writes `store`.
+    pub fn shared(store: Arc<dyn Blobs>, peers: Peers, stop: CancellationToken) -> Self {
+        Self(Arc::new(Inner {
+            disk: store,
+            shared: true,
+            peers,
+            fetches: Fetches::default(),
+            stop,
+        }))
+    }
+
+    /// This member's disk alone, or what all members share.
     pub fn disk(&self) -> &Arc<dyn Blobs> {
         &self.0.disk
     }
@@ -65,6 +85,9 @@ impl Spread {
         digest: &Digest,
     ) -> Result<(), BlobError> {
         self.0.disk.finish(id, size, digest).await?;
+        if self.0.shared {
+            return Ok(());
+        }
         copies::spread(&self.0, digest).await
     }
 
@@ -73,7 +96,7 @@ impl Spread {
         let Source::Blob(digest) = source else {
             return Ok(here);
         };
-        if here.is_some() {
+        if here.is_some() || self.0.shared {
             return Ok(here);
         }
         match fetch::fetch(&self.0, digest, None).await {
@@ -122,6 +145,11 @@ impl Blobs for Spread {
     /// Removes it here: every member's collector removes its own.
     fn remove<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
         self.0.disk.remove(digest)
+    }
+
+    /// This member's copy. The next `open` brings a good one from another member.
+    fn quarantine<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<bool, BlobError>> {
+        self.0.disk.quarantine(digest)
     }
 
     fn list<'a>(

@@ -16,7 +16,7 @@ use coracle_server::identity::MEMBERS;
 use futures_util::{TryStreamExt, stream};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Limited, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -42,6 +42,8 @@ const LANE_MAX: usize = 8;
 const ASK_FIRST_BYTES: u64 = 64 << 10;
 /// Bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
+/// Bytes of another answer that are read: a report names two thousand tags and manifests.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// A name that every member's certificate has.
 const SERVER_NAME: &str = "kubernetes";
 
@@ -119,6 +121,49 @@ impl Peers {
             votes,
             others: others.collect(),
         }
+    }
+
+    /// This member's name.
+    pub(super) fn own_name(&self) -> String {
+        let own = self.replica.id();
+        let mut all = self.replica.members().into_iter();
+        let found = all.find(|m| m.id == own);
+        found.map_or_else(|| node_id_text(own), |m| m.member.name)
+    }
+
+    /// Asks `peer` something that has to do with its own disk; JSON both ways (`null`: no body).
+    pub(super) async fn ask(
+        &self,
+        peer: &Peer,
+        method: Method,
+        path: &str,
+        body: &Value,
+        patience: Duration,
+    ) -> Result<Value, Failure> {
+        let mut sender = self.connect(peer).await?;
+        let bytes = match body {
+            Value::Null => Bytes::new(),
+            _ => body.to_string().into(),
+        };
+        let asked = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, authority(&peer.api))
+            .body(
+                Full::new(bytes)
+                    .map_err(|never| match never {})
+                    .boxed_unsync(),
+            )?;
+        let answer = match timeout(patience, sender.send_request(asked)).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(format!("no answer within {} s", patience.as_secs()).into()),
+        };
+        if !answer.status().is_success() {
+            return Err(refusal(answer).await);
+        }
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect();
+        let body = timeout(STALL, body).await?;
+        Ok(serde_json::from_slice(&body?.to_bytes())?)
     }
 
     async fn connect(&self, peer: &Peer) -> Result<SendRequest<Outgoing>, Failure> {

@@ -126,6 +126,17 @@ impl Ca {
         })
     }
 
+    /// Seals a small secret of the cluster for the replicated state; what it is `about` is said again to open it.
+    pub fn seal(&self, secret: &[u8], about: &str) -> Result<String, StartError> {
+        self.seal.seal(secret, &format!("{} {about}", self.cluster))
+    }
+
+    /// Opens what [`Self::seal`] made, on this member or another.
+    pub fn unseal(&self, sealed: &str, about: &str) -> Result<Vec<u8>, StartError> {
+        self.seal
+            .unseal(sealed, &format!("{} {about}", self.cluster))
+    }
+
     /// Takes the record of a newer view in; answers whether it is another one. Those who wait for
     /// [`Self::changes`] are told.
     pub fn refresh(&self, view: &View) -> Result<bool, StartError> {

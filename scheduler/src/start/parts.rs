@@ -10,6 +10,7 @@ use super::{API_NAMES, Starting};
 use crate::acks::Acks;
 use crate::backup::{Keeper, Keeping};
 use crate::control::Phase;
+use crate::gate::Gate;
 use crate::join::Joining;
 use crate::leases::{self, LeaseDurability, Leases};
 use crate::members::Members;
@@ -26,6 +27,7 @@ pub(super) struct Outside {
     pub(super) leases: Arc<Leases>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) runners: Arc<runners::RunnerClient>,
+    pub(super) gate: Arc<Gate>,
 }
 
 impl Starting {
@@ -85,6 +87,7 @@ impl Starting {
             leases,
             keeper,
             runners,
+            gate,
         } = outside;
         let clock = self.config.clock.clone();
         let members = Members::new(self.replica.clone());
@@ -116,6 +119,7 @@ impl Starting {
             members,
             certificates: certifier,
             backups: keeper,
+            admission: Some(gate),
             renewals: match self.config.lease_durability {
                 LeaseDurability::Batched => Some(leases),
                 LeaseDurability::Sync => None,

@@ -22,6 +22,7 @@ use crate::{NodeIdentity, Scheduler};
 pub struct Client {
     host: String,
     tls: Option<Arc<ClientConfig>>,
+    authorization: Option<String>,
 }
 
 fn roots(pem: &str) -> RootCertStore {
@@ -67,6 +68,15 @@ impl Client {
         Self {
             host: url.strip_prefix("http://").unwrap().into(),
             tls: None,
+            authorization: None,
+        }
+    }
+
+    /// The same, with this in `Authorization`.
+    pub fn saying(&self, authorization: &str) -> Self {
+        Self {
+            authorization: Some(authorization.into()),
+            ..self.clone()
         }
     }
 
@@ -94,6 +104,7 @@ impl Client {
         Self {
             host: url.strip_prefix("https://").unwrap().into(),
             tls: Some(Arc::new(config)),
+            authorization: None,
         }
     }
 
@@ -106,13 +117,16 @@ impl Client {
         body: Bytes,
     ) -> Result<(StatusCode, http::HeaderMap, Bytes), Box<dyn std::error::Error>> {
         let tcp = TcpStream::connect(&self.host).await?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, &self.host)
             .header(header::CONTENT_TYPE, kind)
-            .header(header::CONNECTION, "close")
-            .body(Full::new(body))?;
+            .header(header::CONNECTION, "close");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::new(body))?;
         let answer = match &self.tls {
             None => {
                 let (mut sender, connection) =

@@ -223,7 +223,7 @@ async fn the_registry_keeps_tags_in_the_log_and_asks_for_certificates_at_the_api
         get(Client::anonymous(&s), "/v2/demo/manifests/v1".into())
             .await
             .0,
-        StatusCode::FORBIDDEN
+        StatusCode::UNAUTHORIZED
     );
     let (status, _, _) = node
         .bytes(Method::DELETE, "/v2/demo/manifests/v1", "", Bytes::new())

@@ -1,5 +1,6 @@
 //! A whole scheduler in a temporary directory, spoken to over TLS as clients do.
 
+mod access;
 mod backups;
 mod blobs;
 mod client;

@@ -135,12 +135,21 @@ async fn ports_and_addresses() {
     assert!(!dir.path().join("raft").exists(), "nothing was begun");
     let mut c = config(dir.path());
     c.registry_addr = Some((Ipv4Addr::UNSPECIFIED, 0).into());
+    c.registry.tls = Some(false);
+    expect(
+        &refused(c.clone()).await,
+        "E_REGISTRY_CLEAR",
+        &["--insecure-registry"],
+    );
+    c.registry.tls = None;
+    c.registry.auth = Some(false);
     expect(
         &refused(c.clone()).await,
         "E_REGISTRY_OPEN",
         &["--insecure-registry"],
     );
-    c.insecure_registry = true;
+    c.registry.auth = None;
+    c.registry.insecure = true;
     c.advertise = Some("cluster.example".into());
     let s = start(c).await.unwrap();
     assert!(s.api_url().starts_with("https://cluster.example:"));

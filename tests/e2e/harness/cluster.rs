@@ -17,6 +17,8 @@ pub struct Cluster {
     pub dir: std::sync::Arc<tempfile::TempDir>,
     pub data: String,
     args: Vec<String>,
+    /// More environment of the process.
+    env: Vec<(String, String)>,
     child: Option<Child>,
     pub info: Value,
 }
@@ -50,10 +52,22 @@ impl Cluster {
     /// Any role in a folder; `args` lack the data directory.
     #[track_caller]
     pub fn start(dir: std::sync::Arc<tempfile::TempDir>, data: &str, args: Vec<String>) -> Self {
+        Self::start_in(dir, data, args, Vec::new())
+    }
+
+    /// The same with more environment.
+    #[track_caller]
+    pub fn start_in(
+        dir: std::sync::Arc<tempfile::TempDir>,
+        data: &str,
+        args: Vec<String>,
+        env: Vec<(String, String)>,
+    ) -> Self {
         let mut c = Self {
             dir,
             data: data.into(),
             args,
+            env,
             child: None,
             info: Value::Null,
         };
@@ -77,6 +91,7 @@ impl Cluster {
             .current_dir(self.dir.path())
             .env("HOME", self.dir.path())
             .env_remove("KUBECONFIG")
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))

@@ -6,6 +6,7 @@ mod cluster;
 mod failover;
 mod load;
 mod peers;
+mod registry;
 mod serve;
 mod servers;
 mod start;
@@ -60,6 +61,12 @@ pub enum Bench {
         /// How.
         #[command(flatten)]
         args: LoadArgs,
+    },
+    /// Push and pull of blobs and manifests, against docker-registry.
+    Registry {
+        /// How.
+        #[command(flatten)]
+        args: registry::RegistryArgs,
     },
     /// 90 % of the peak for a long time on three members: the same term, nothing stopped, nothing failed.
     Sustain {
@@ -152,6 +159,7 @@ pub fn run(what: Bench) -> Result<()> {
         Bench::Writes { args, skip_syncs } => loaded(writes::run(&args, skip_syncs)),
         Bench::Watch { args } => loaded(watch::run(&args)),
         Bench::Failover { args } => loaded(failover::run(&args)),
+        Bench::Registry { args } => loaded(registry::run(&args)),
         Bench::Sustain { args, minutes } => loaded(sustain::run(&args, minutes)),
     }
 }

@@ -16,6 +16,7 @@ const FEATURES: &str = "run,serve,compile,cranelift,pooling-allocator,component-
 const PACKAGES: &[(&str, &str)] = &[
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
+    ("docker-registry", "docker-registry"),
     ("strace", "strace"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
@@ -78,6 +79,12 @@ fn find(program: &str) -> Option<PathBuf> {
 /// `etcd` as packaged.
 pub fn etcd() -> Result<PathBuf> {
     find("etcd").context("the peer etcd is missing: run `cargo xtask bench peers`")
+}
+
+/// `docker-registry` as packaged.
+pub fn docker_registry() -> Result<PathBuf> {
+    find("docker-registry")
+        .context("the peer docker-registry is missing: run `cargo xtask bench peers`")
 }
 
 /// `wasmtime` of the pinned version.

@@ -219,3 +219,18 @@ fn configuration_is_watched_while_a_pod_needs_it() {
     s.tell(Input::Gone { uid: "u-b".into() });
     assert_eq!(watches(&mut s), ["unwatch secret default/s"]);
 }
+
+#[test]
+fn a_pull_goes_with_the_secrets_that_the_pod_names() {
+    let mut s = Story::new();
+    s.pod(
+        "a",
+        json!({"imagePullSecrets": [{"name": "reg"}, {"name": ""}, {"name": "hub"}, {"name": "reg"}],
+            "containers": [{"name": "web", "image": "ghcr.io/a/web:1"}]}),
+    );
+    let asked = s.asked();
+    let pull = "pull web ghcr.io/a/web:1 with reg with hub".to_string();
+    assert!(asked.contains(&pull), "{asked:?}");
+    // They are for the pull alone: nothing of the pod waits for them.
+    assert!(!asked.iter().any(|a| a.starts_with("watch")), "{asked:?}");
+}

@@ -183,6 +183,10 @@ async fn coracle_paths() {
         .send()
         .await
         .refused(401, "Unauthorized");
+    let tokens = s.get("/coracle/v1/tokens").send().await.expect(200);
+    assert_eq!(tokens["tokens"][0]["id"], "t1");
+    let gone = s.delete("/coracle/v1/tokens/t1").send().await.expect(200);
+    assert_eq!(gone["deleted"], "t1");
     let status = s.get("/coracle/v1/status").send().await.expect(200);
     assert_eq!(
         (&status["name"], &status["revision"]),

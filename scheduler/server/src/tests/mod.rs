@@ -151,6 +151,14 @@ impl Tokens for Outside {
     fn create(&self, body: Value) -> BoxFuture<'_, Result<Value, ApiError>> {
         Box::pin(async move { Ok(json!({"token": body["role"]})) })
     }
+
+    fn list(&self) -> BoxFuture<'_, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"tokens": [{"id": "t1"}]})) })
+    }
+
+    fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Value, ApiError>> {
+        Box::pin(async move { Ok(json!({"deleted": id})) })
+    }
 }
 
 /// Members that say what they were asked.
@@ -424,6 +432,7 @@ fn config(fake: Arc<Fake>, service_range: Range) -> ContextConfig {
         backups: Arc::new(Outside),
         certificates: Arc::new(Outside),
         renewals: None,
+        admission: None,
         bearer: Some(Arc::new(|token| (token == "good").then(admin))),
         ca_bundle_pem: Arc::new(|| "PEM".into()),
         status: Arc::new(|| json!({"name": "one"})),

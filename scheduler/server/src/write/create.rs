@@ -4,7 +4,7 @@ use coracle_api::{ApiError, Key, apply, canonical, meta, validate};
 use coracle_state::{Command, Expect, Op, Refused, View};
 use serde_json::{Value, json};
 
-use super::{ATTEMPTS_MAX, Written, prepare, put_bytes, refused, stamp};
+use super::{ATTEMPTS_MAX, Written, admission, prepare, put_bytes, refused, stamp};
 use crate::body::{self, Decoded};
 use crate::call::Call;
 use crate::context::Context;
@@ -83,12 +83,13 @@ pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Writ
             Room::Taken if generated => continue,
             Room::Taken => return Err(already(call, &name)),
         };
+        let warnings = admission::admit(ctx, call, &object, None, &view).await?;
         if call.query.dry_run()? {
             return Ok(Written {
                 code: 201,
                 object,
                 stored: None,
-                warnings: Vec::new(),
+                warnings,
             });
         }
         let mut commands = Vec::with_capacity(2);
@@ -123,7 +124,7 @@ pub async fn store(ctx: &Context, call: &Call, mut object: Value) -> Result<Writ
                     code: 201,
                     object,
                     stored: Some((bytes, applied.revision)),
-                    warnings: Vec::new(),
+                    warnings,
                 });
             }
             // Either the namespace moved, or an address that we chose was taken meanwhile: look again.

@@ -1,6 +1,7 @@
 //! Writes: read the object from the view, make the wanted form, propose it under the revision it was made from, and
 //! start again if somebody was faster. Nothing is decided here that a controller could decide.
 
+pub mod admission;
 pub mod create;
 pub mod delete;
 pub mod patch;

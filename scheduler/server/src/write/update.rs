@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::prepare::{self, Part};
 use super::renewal;
-use super::{ATTEMPTS_MAX, Outcome, Written, commit, create::tracked, put_bytes, refused, stamp};
+use super::{
+    ATTEMPTS_MAX, Outcome, Written, admission, commit, create::tracked, put_bytes, refused, stamp,
+};
 use crate::body::{self, Decoded};
 use crate::call::Call;
 use crate::context::Context;
@@ -141,8 +143,11 @@ pub async fn modify(
             decision,
             pinned,
             owned,
-            warnings,
+            mut warnings,
         } = looked;
+        if let Decision::Store { new, .. } = &decision {
+            warnings.extend(admission::admit(ctx, call, new, Some(&live), &view).await?);
+        }
         let written = |object| Written {
             code: 200,
             object,
