@@ -134,7 +134,15 @@ fn push_and_pull_at_a_registry_by_its_address() {
     // What a broken pull left is gone on with and goes.
     let partial = format!(".out.wasm.{}.partial", &digest(&wasm)[7..23]);
     c.write(&partial, &wasm[..1_000]);
-    let out = run(&["pull", "--quiet", "--parallel", "2", &image, "-o", "out.wasm"]);
+    let out = run(&[
+        "pull",
+        "--quiet",
+        "--parallel",
+        "2",
+        &image,
+        "-o",
+        "out.wasm",
+    ]);
     assert_eq!((out.code, out.out.as_str(), out.err.as_str()), (0, "", ""));
     assert_eq!(std::fs::read(c.dir.path().join("out.wasm")).unwrap(), wasm);
     assert!(!c.dir.path().join(&partial).exists());

@@ -118,6 +118,12 @@ impl<T: Transport> Client<T> {
         }
     }
 
+    /// Bytes of a chunk: ours, or more if the registry wants it.
+    fn chunk(&self, response: &Response<Answer>) -> usize {
+        let least = header_text(response.headers(), CHUNK_MIN).and_then(|text| text.parse().ok());
+        self.options.chunk_bytes.max(least.unwrap_or(1))
+    }
+
     fn location(&self, response: &Response<Answer>) -> Result<String, Error> {
         header_text(response.headers(), header::LOCATION)
             .map(|location| self.resolve(location))
@@ -225,11 +231,10 @@ impl<T: Transport> Upload<'_, T> {
         if response.status() != StatusCode::ACCEPTED {
             return Err(client.refused(response).await.into());
         }
-        let least = header_text(response.headers(), CHUNK_MIN).and_then(|text| text.parse().ok());
         Ok(Session {
             location: client.location(&response)?,
             have: 0,
-            chunk: client.options.chunk_bytes.max(least.unwrap_or(1)),
+            chunk: client.chunk(&response),
         })
     }
 
@@ -252,9 +257,9 @@ impl<T: Transport> Upload<'_, T> {
         self.reached = self.reached.max(have);
         client.tell(self.digest, Step::At(have as u64));
         Ok(Some(Session {
+            chunk: client.chunk(&response),
             location: client.location(&response).unwrap_or(location),
             have,
-            chunk: client.options.chunk_bytes,
         }))
     }
 

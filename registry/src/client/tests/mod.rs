@@ -113,7 +113,7 @@ impl Rig {
         }
     }
 
-    /// A client in chunks of 64 KiB.
+    /// A client in chunks of [`CHUNK`].
     pub fn client(&self) -> Client<Wire> {
         Client::new(Wire::new(), self.base(), self.options())
     }
@@ -168,7 +168,8 @@ impl Rig {
     }
 }
 
-pub const CHUNK: usize = 64 << 10;
+/// What our registry asks for at least.
+pub const CHUNK: usize = 256 << 10;
 
 fn line_of(request: &Request) -> String {
     let path = request.uri().path();

@@ -3,7 +3,8 @@
 use super::*;
 use crate::client::retry::Attempts;
 
-const BIG: u32 = 300_000;
+/// Four chunks and a part of a fifth.
+const BIG: u32 = 1_200_000;
 
 #[tokio::test]
 async fn a_small_blob_goes_in_one_request_and_only_once() {
@@ -42,18 +43,18 @@ async fn a_large_blob_goes_in_chunks() {
         [
             "HEAD blob -> 404",
             "POST uploads/ -> 202",
-            "PATCH session 0-65535 -> 202",
-            "PATCH session 65536-131071 -> 202",
-            "PATCH session 131072-196607 -> 202",
-            "PATCH session 196608-262143 -> 202",
-            "PATCH session 262144-299999 -> 202",
+            "PATCH session 0-262143 -> 202",
+            "PATCH session 262144-524287 -> 202",
+            "PATCH session 524288-786431 -> 202",
+            "PATCH session 786432-1048575 -> 202",
+            "PATCH session 1048576-1199999 -> 202",
             "PUT session?digest -> 201",
         ]
     );
     assert_eq!(rig.stored(&target).await, bytes);
     let steps = rig.steps.lock().unwrap();
-    assert_eq!(steps[0], "Begin(300000)");
-    assert!(steps.contains(&"At(131072)".to_owned()), "{steps:?}");
+    assert_eq!(steps[0], "Begin(1200000)");
+    assert!(steps.contains(&"At(524288)".to_owned()), "{steps:?}");
     assert_eq!(steps.last().unwrap(), "Done");
 }
 
@@ -98,7 +99,7 @@ async fn a_broken_line_costs_at_most_a_chunk() {
         "{log:?}"
     );
     let chunks = chunks(&log);
-    assert!(chunks.is_sorted() && chunks[3] >= 131_072, "{log:?}");
+    assert!(chunks.is_sorted() && chunks[3] >= 524_288, "{log:?}");
     assert_eq!(rig.pauses.lock().unwrap().len(), 2);
     assert!(rig.steps.lock().unwrap().contains(&"Again".to_owned()));
 }
@@ -126,7 +127,7 @@ async fn the_next_process_goes_on_with_the_session() {
     assert_eq!(sent, Uploaded::Sent);
     let log = rig.log();
     assert_eq!(&log[..2], ["HEAD blob -> 404", "GET session -> 204"]);
-    assert!(chunks(&log)[0] >= 131_072, "{log:?}");
+    assert!(chunks(&log)[0] >= 524_288, "{log:?}");
     assert!(!log.iter().any(|l| l.starts_with("POST")), "{log:?}");
     assert_eq!(rig.stored(&target).await, bytes);
     let key = client.path("demo", "uploads", &target.digest.to_string());
@@ -155,7 +156,7 @@ async fn a_session_that_is_gone_is_begun_anew() {
 #[tokio::test]
 async fn an_answer_that_got_lost_was_a_yes() {
     let small = noise(1_000);
-    let big = noise(100_000);
+    let big = noise(300_000);
     // The answer to the single POST; the one to the PUT that ends a session.
     for (bytes, before) in [(small, 1), (big, 4)] {
         let rig = Rig::new().await;
@@ -210,9 +211,9 @@ async fn registries_that_know_fewer_ways() {
             1,
             |request| {
                 let range = request.headers().get(header::CONTENT_RANGE);
-                range.is_some_and(|r| r == "262144-299999")
+                range.is_some_and(|r| r == "1048576-1199999")
             },
-            |_| status(202, &[("range", "0-299999")]),
+            |_| status(202, &[("range", "0-1199999")]),
         ),
         first(1, is("PATCH"), |_| status(202, &[("range", "0-0")])),
     ] {
@@ -230,7 +231,7 @@ async fn registries_that_know_fewer_ways() {
             let location = "/v2/demo/blobs/uploads/1";
             status(
                 202,
-                &[("location", location), ("oci-chunk-min-length", "200000")],
+                &[("location", location), ("oci-chunk-min-length", "600000")],
             )
             .unwrap()
         })
@@ -239,7 +240,7 @@ async fn registries_that_know_fewer_ways() {
     let target = target(&big);
     let sent = rig.client().upload("demo", &target.digest, &big).await;
     assert!(sent.is_err(), "there is no such session");
-    assert_eq!(rig.log()[2], "PATCH session 0-199999 -> 404");
+    assert_eq!(rig.log()[2], "PATCH session 0-599999 -> 404");
 }
 
 #[tokio::test]
