@@ -137,9 +137,9 @@ fn some_manifest(client: &mut Client, repository: &Repository) -> Option<Manifes
 fn bring(client: &mut Client, repository: &Repository, blob: &Blob) -> bool {
     let shared = client.shared.clone();
     if client.rng.random_bool(0.3) {
-        let other = one(&mut client.rng, &shared.repositories);
         let has = |r: &&Repository| r.known().blobs.contains_key(&blob.digest);
-        if let Some(from) = other.filter(has).map(|r| r.name.clone())
+        let holders: Vec<&Repository> = shared.repositories.iter().filter(has).collect();
+        if let Some(from) = one(&mut client.rng, &holders).map(|r| r.name.clone())
             && client.mount(repository, &from, blob)
         {
             return true;
