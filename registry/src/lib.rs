@@ -43,6 +43,7 @@ mod opaque;
 mod push;
 mod registry;
 mod serve;
+mod verified;
 mod warnings;
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -369,12 +369,14 @@ impl Registry {
             .detail(json!({ "expected": digest.to_string(), "received": actual, "size": size })));
         }
         let _guard = self.guard(digest).read().await;
+        let hashed = self.now();
         // A failed sync cannot be repeated (the kernel may have dropped the pages), so the session ends here too.
         if let Err(error) = self.blobs.finish(id, upload.offset(), digest).await {
             self.drop_failed(id, upload).await;
             return Err(error.into());
         }
         upload.stored(digest.clone());
+        self.verified.note(digest, hashed);
         self.link(name, digest, upload.offset()).await?;
         self.quota
             .linked(namespace(name), Some(id), upload.offset());

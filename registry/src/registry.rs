@@ -21,6 +21,7 @@ use crate::quota::Ledger;
 use crate::rows;
 use crate::scrub::Scrubs;
 use crate::upload::{Note, Upload, UploadId};
+use crate::verified::Verified;
 
 /// How often a batch is decided anew after losing a race. Every loss means that somebody else got something done, so a
 /// caller that loses this often is in a crowd and is asked to come back.
@@ -60,6 +61,7 @@ pub struct Registry {
     pub(crate) counters: Arc<Counters>,
     pub(crate) collecting: AsyncMutex<()>,
     pub(crate) scrubs: Scrubs,
+    pub(crate) verified: Arc<Verified>,
     pub(crate) quota: Ledger,
     guards: Vec<RwLock<()>>,
     sessions: Mutex<Sessions>,
@@ -105,6 +107,7 @@ impl Registry {
             counters: Arc::default(),
             collecting: AsyncMutex::new(()),
             scrubs: Scrubs::default(),
+            verified: Arc::default(),
             quota,
             guards: (0..GUARDS).map(|_| RwLock::new(())).collect(),
             sessions: Mutex::new(sessions),

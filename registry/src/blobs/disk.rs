@@ -31,8 +31,8 @@ use crate::digest::{Algorithm, Digest};
 use crate::upload::UploadId;
 
 /// Bytes read from disk at once: large enough that the hand-over between threads does not show, small enough that a
-/// thousand slow readers cost 256 MiB (one piece on its way, one held back: see [`super::verify`]).
-const READ_BYTES: usize = 128 * 1024;
+/// thousand slow readers cost 512 MiB (one piece on its way, one held back: see [`super::verify`]).
+const READ_BYTES: usize = 256 * 1024;
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]

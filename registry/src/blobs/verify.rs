@@ -15,19 +15,22 @@ use futures_util::stream::{self, Fuse};
 use super::ByteStream;
 use crate::digest::{Digest, Hash};
 
-struct Going<F> {
+struct Going<S, F> {
     pieces: Fuse<ByteStream>,
     hash: Hash,
     held: Option<Bytes>,
     digest: Digest,
+    sound: Option<S>,
     damaged: F,
 }
 
-/// `pieces` with an error in place of the last piece if all of them are not `digest`. `damaged` is awaited before that
-/// error, and then only. A body that breaks off by itself breaks off here, too, and tells nothing about the store.
+/// `pieces` with an error in place of the last piece if all of them are not `digest`. `sound` is called if they are;
+/// `damaged` is awaited before that error, and then only. A body that breaks off by itself breaks off here, too, and
+/// tells nothing about the store.
 pub(crate) fn verified(
     pieces: ByteStream,
     digest: Digest,
+    sound: impl FnOnce() + Send + 'static,
     damaged: impl Future<Output = ()> + Send + 'static,
 ) -> ByteStream {
     let going = Going {
@@ -35,6 +38,7 @@ pub(crate) fn verified(
         hash: Hash::new(digest.algorithm()),
         held: None,
         digest,
+        sound: Some(sound),
         damaged: Box::pin(damaged),
     };
     Box::pin(stream::try_unfold(going, |mut going| async move {
@@ -55,6 +59,9 @@ pub(crate) fn verified(
                         return Ok(None);
                     };
                     if going.hash.digest() == going.digest {
+                        if let Some(sound) = going.sound.take() {
+                            sound();
+                        }
                         return Ok(Some((last, going)));
                     }
                     going.damaged.as_mut().await;
@@ -83,9 +90,14 @@ mod tests {
             .iter()
             .map(|piece| Ok(Bytes::from_static(piece.as_bytes())))
             .collect();
-        let stream = verified(Box::pin(stream::iter(pieces)), digest.clone(), async move {
-            tell.store(true, Ordering::SeqCst);
-        });
+        let stream = verified(
+            Box::pin(stream::iter(pieces)),
+            digest.clone(),
+            || (),
+            async move {
+                tell.store(true, Ordering::SeqCst);
+            },
+        );
         let all: Vec<io::Result<Bytes>> = stream.collect().await;
         let failed = all.iter().any(Result::is_err);
         let good = all.into_iter().filter_map(Result::ok).collect();

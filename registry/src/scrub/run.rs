@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -101,12 +102,23 @@ impl Registry {
         self.scrubs.status().clone()
     }
 
-    /// A whole blob on its way to a client: damaged bytes end in an error, and the copy is moved aside. The next request
-    /// finds a good copy of another member, or none.
-    pub(crate) fn checked(&self, digest: &Digest, pieces: ByteStream) -> ByteStream {
+    /// A whole blob on its way to a client, hashed unless it was lately: damaged bytes end in an error, and the copy is
+    /// moved aside. The next request finds a good copy of another member, or none. `modified` is when it was written.
+    pub(crate) fn checked(
+        &self,
+        digest: &Digest,
+        modified: Timestamp,
+        pieces: ByteStream,
+    ) -> ByteStream {
+        let began = self.now();
+        if self.verified.holds(digest, modified, began) {
+            return pieces;
+        }
+        let (seen, sound) = (self.verified.clone(), digest.clone());
+        let sound = move || seen.note(&sound, began);
         let (blobs, counters) = (self.blobs.clone(), self.counters.clone());
         let damaged = digest.clone();
-        verify::verified(pieces, digest.clone(), async move {
+        verify::verified(pieces, digest.clone(), sound, async move {
             match blobs.quarantine(&damaged).await {
                 Ok(true) => {
                     counters.blobs_corrupt.add(1);

@@ -84,10 +84,11 @@ pub(super) fn send(
         Body::empty()
     } else {
         call.registry.counters.sent_bytes.add(length);
+        let modified = opened.modified;
         let pieces = (opened.body)(part);
         // A part has no digest of its own: its bytes are checked by the scrub, and by the client at the end.
         Body::from_stream(match length == size {
-            true => call.registry.checked(digest, pieces),
+            true => call.registry.checked(digest, modified, pieces),
             false => pieces,
         })
     };

@@ -116,7 +116,7 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<bool> {
 }
 
 fn start(u: &mut Unstructured<'_>, wire: &Wire) -> arbitrary::Result<Session> {
-    let repository: &'static str = *u.choose(&REPOSITORIES)?;
+    let repository: &'static str = u.choose(&REPOSITORIES)?;
     let queries = ["", "?digest-algorithm=sha256", "?digest-algorithm=sha512"];
     let uri = format!("/v2/{repository}/blobs/uploads/{}", u.choose(&queries)?);
     let reply = wire.send("POST", &uri, &[], Body::empty());
@@ -321,7 +321,7 @@ fn put(u: &mut Unstructured<'_>, wire: &Wire, session: &mut Session) -> arbitrar
 
 /// A blob in one request. Answers whether it was stored.
 fn whole(u: &mut Unstructured<'_>, wire: &Wire) -> arbitrary::Result<bool> {
-    let repository: &'static str = *u.choose(&REPOSITORIES)?;
+    let repository: &'static str = u.choose(&REPOSITORIES)?;
     let algorithm = *u.choose(&Algorithm::ALL)?;
     let sent = Sent::arbitrary(u, 0)?;
     let right = algorithm.digest(&sent.body).to_string();

@@ -93,7 +93,12 @@ impl Connection {
             .uri(path)
             .header(header::HOST, &self.host);
         if let Some(kind) = kind {
-            request = request.header(header::CONTENT_TYPE, kind);
+            // A read says what it takes, or docker-registry gives no OCI manifest.
+            let name = match method {
+                Method::GET => header::ACCEPT,
+                _ => header::CONTENT_TYPE,
+            };
+            request = request.header(name, kind);
         }
         self.send.ready().await?;
         let answer = self.send.send_request(request.body(body)?).await?;

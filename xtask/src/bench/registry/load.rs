@@ -120,7 +120,10 @@ async fn one(connection: &mut Connection, operation: &Operation) -> Result<()> {
         }
         Operation::GetManifest { tag, length } => {
             let path = format!("/v2/{REPOSITORY}/manifests/{tag}");
-            let answer = get(connection, &path).await?;
+            let kind = Some(MANIFEST);
+            let answer = connection
+                .call(Method::GET, &path, kind, Pieces::default(), StatusCode::OK)
+                .await?;
             ensure!(
                 answer.length == *length as u64,
                 "{path} is not what was pushed"

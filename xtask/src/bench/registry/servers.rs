@@ -71,7 +71,7 @@ impl Registry {
             system,
             address,
             server,
-            scratch: scratch,
+            scratch,
         };
         registry.wait_ready().await?;
         Ok(registry)
