@@ -98,6 +98,17 @@ fn a_sealed_key_opens_with_its_password_only() {
 }
 
 #[test]
+fn cosigns_sealed_key_opens() {
+    let text = golden!("cosign.key");
+    let private = PrivateKey::parse(text, Some(b"")).unwrap();
+    assert_eq!(private.public().pem().trim(), golden!("cosign.pub").trim());
+    assert_eq!(
+        PrivateKey::parse(text, Some(b"x")).unwrap_err(),
+        KeyError::WrongPassword
+    );
+}
+
+#[test]
 fn a_sealed_key_that_asks_for_all_memory_is_refused() {
     for params in [
         r#"{"N":1099511627776,"r":8,"p":1}"#,

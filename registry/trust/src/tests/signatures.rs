@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{DIGEST, golden, key, named, openssl};
 use crate::dsse::{SIGNED, Statement, pae};
-use crate::keys::Algorithm;
+use crate::keys::{Algorithm, PublicKey};
 use crate::verify::{Found, Signature, Why, verify, verify_statements};
 use crate::{SIGNATURES_MAX, bundle, referrer, simple};
 
@@ -61,6 +61,17 @@ fn signatures_of_other_tools_hold() {
     for refused in verified.refused {
         assert_eq!(refused.why, Why::OtherSubject(DIGEST.into()));
     }
+}
+
+#[test]
+fn a_bundle_of_cosign_3_holds() {
+    let image = "sha256:a360a10e39e32cb444fccf5a747878930ea02d91a66c56d0e85f7f74a8b80645";
+    let key = PublicKey::parse(golden!("cosign.pub")).unwrap();
+    let found = [bundle(golden!("cosign.bundle.json"))];
+    let verified = verify(image, &found, &[named("cosign", &key)]);
+    assert_eq!(verified.valid.len(), 1, "{verified:?}");
+    assert!(golden!("cosign.bundle.json").contains(&key.hint()));
+    assert!(verify(image, &found, &[openssl()]).valid.is_empty());
 }
 
 #[test]
