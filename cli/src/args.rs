@@ -7,9 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::backup::args::BackupCommand;
 use crate::ca::CaCommand;
 use crate::registry::args::RegistryCommand;
-use crate::trust::args::{
-    AttachArgs, DiffArgs, InspectArgs, KeyCommand, SignArgs, VerifyArgs,
-};
+use crate::trust::args::{AttachArgs, DiffArgs, InspectArgs, KeyCommand, SignArgs, VerifyArgs};
 
 /// Coracle runs WebAssembly components as Kubernetes runs containers: one binary is a whole cluster.
 #[derive(Parser)]

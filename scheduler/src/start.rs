@@ -23,7 +23,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::gate::Gate;
 use crate::access::{Door, Guard, Served};
 use crate::acks::{self, Acks};
 use crate::backup;
@@ -33,6 +32,7 @@ use crate::data::DataDir;
 use crate::desk::Topics;
 use crate::enter::{self, Newcomer};
 use crate::error::StartError;
+use crate::gate::Gate;
 use crate::pki::{Ca, Clients, Resolver, client_config, load_identity, raft_trust, server_config};
 use crate::ports::{self, Ports, authority};
 use crate::renew::{Renewal, Shown};

@@ -30,7 +30,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "coracle-runner",
         // Of the registry: which part of an image is the Wasm, decided once for nodes and the command line.
-        &["api", "agent", "engine", "proxy", "registry", "route", "trust"],
+        &[
+            "api", "agent", "engine", "proxy", "registry", "route", "trust",
+        ],
     ),
     ("coracle-registry", &[]),
     ("coracle-objects", &["registry"]),

@@ -41,5 +41,5 @@ pub use action::{
 };
 pub use agent::Agent;
 pub use config::AgentConfig;
-pub use prefetch::{Prefetch, replica_set_of};
 pub use input::{ContainerKind, Exit, Image, Input, Problem, PullFailure, StatusFailure, Transfer};
+pub use prefetch::{Prefetch, replica_set_of};

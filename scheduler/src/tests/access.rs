@@ -354,9 +354,10 @@ async fn every_member_takes_what_any_member_issued() {
     let token = token(&members[0], RegistryRole::Pusher, &[]).await;
     // Under the API the registry always asks who it is.
     let at = |n: usize| Client::anonymous(&members[n]);
-    for n in 0..3 {
-        let realm = challenge(&at(n), Method::GET, "/v2/").await;
-        let expected = format!("Bearer realm=\"{}/v2/token\"", members[n].api_url());
+    for member in &members {
+        let client = Client::anonymous(member);
+        let realm = challenge(&client, Method::GET, "/v2/").await;
+        let expected = format!("Bearer realm=\"{}/v2/token\"", member.api_url());
         assert!(realm.starts_with(&expected), "{realm}");
     }
     let short = issued(&at(1).saying(&basic(&token)), "scope=registry:catalog:*").await;
