@@ -209,7 +209,7 @@ pub enum Task {
 impl Task {
     /// Draws one for a repository of so many manifests.
     pub fn draw(rng: &mut StdRng, manifests: usize) -> Self {
-        let wear = if manifests > MANIFESTS_MANY { 40 } else { 0 };
+        let wear = if manifests > MANIFESTS_MANY { 80 } else { 0 };
         match rng.random_range(0..100 + wear) {
             0..18 => Task::Image,
             18..25 => Task::Index,
