@@ -199,7 +199,8 @@ fn a_bucket_that_cannot_be_used_is_told_at_the_start() {
         return;
     };
     start("s3://absent/prod", bucket.environment()).fails_with(&[
-        "E_REGISTRY_STORAGE: cannot write to s3://absent/prod",
+        "E_REGISTRY_STORAGE",
+        "cannot write to s3://absent/prod",
         "check the name of the bucket",
     ]);
 }
