@@ -32,7 +32,7 @@ const SIZES: &[(usize, usize, usize)] = &[(KIB, 300, 1_200), (MIB, 60, 160), (64
 /// Manifests of a run, per client.
 const MANIFESTS: (usize, usize) = (300, 1_200);
 /// An upload in many PATCHes.
-const PATCHED: usize = MIB;
+const PATCHED: usize = 256 * KIB;
 const PATCH: usize = KIB;
 /// Pushes under strace.
 const TRACED: usize = 50;
