@@ -138,7 +138,8 @@ fn story(tls: bool) {
     g.push("robot:wrong", "demo/x:v1")
         .fails_with(&["unauthorized"]);
     g.push(&puller, "demo/x:v1").fails_with(&["denied"]);
-    g.push(&pusher, "other/x:v1").fails_with(&["403 (Forbidden)"]);
+    g.push(&pusher, "other/x:v1")
+        .fails_with(&["403 (Forbidden)"]);
     g.push(&pusher, "demo/x:v1").ok();
     // What is there is found there, with a token for it.
     g.push(&pusher, "demo/x:v2").ok();
