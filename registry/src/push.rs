@@ -20,13 +20,8 @@ use crate::range;
 use crate::registry::Registry;
 use crate::upload::{Chunk, Note, Phase, Refusal, Upload, UploadId};
 
-/// Bytes gathered before they are written and hashed: the size of an upload's disk writes.
-const APPEND_BYTES: usize = 128 * 1024;
-/// The buffer they are gathered in, one per upload: the last piece of a body may go beyond [`APPEND_BYTES`]. Listeners
-/// read in pieces of at most the difference.
-const GATHER_BYTES: usize = APPEND_BYTES + READ_BYTES_MAX;
-/// Most bytes a listener should read from a connection at once.
-pub const READ_BYTES_MAX: usize = 128 * 1024;
+/// Bytes gathered before they are written and hashed: the memory one upload costs, and the size of its disk writes.
+const APPEND_BYTES: usize = 256 * 1024;
 
 /// How long a request waits for another one on the same session. Two at once are a client's retry or its mistake.
 const SESSION_WAIT: Duration = Duration::from_secs(10);
@@ -263,10 +258,7 @@ impl Registry {
             .saturating_add(frame.length.unwrap_or_default());
         self.quota_room(&name, id, upload, coming).await?;
         self.quota.holds(namespace(&name), id, upload.offset());
-        // As much as will come, so that many small chunks do not cost a large buffer each.
-        let expected = frame.length.and_then(|length| usize::try_from(length).ok());
-        let buffer = expected.unwrap_or(GATHER_BYTES).min(GATHER_BYTES);
-        let mut gathered = BytesMut::with_capacity(buffer);
+        let mut gathered = BytesMut::new();
         loop {
             let next = body.next().await;
             let (end, broken) = match next {
@@ -284,7 +276,7 @@ impl Registry {
             };
             let full = gathered.len() >= APPEND_BYTES;
             if !gathered.is_empty() && (full || end) {
-                let bytes = gathered.split().freeze();
+                let bytes = std::mem::take(&mut gathered).freeze();
                 let have = upload.offset() + bytes.len() as u64;
                 self.quota_room(&name, id, upload, have).await?;
                 self.blobs
@@ -293,11 +285,6 @@ impl Registry {
                 upload.take(&bytes);
                 upload.touch(self.now());
                 self.counters.received_bytes.add(bytes.len() as u64);
-                if !end {
-                    // Nobody has the written bytes any more, so this is the same memory again.
-                    drop(bytes);
-                    gathered.reserve(buffer);
-                }
             }
             if let Some(error) = broken {
                 return Err(error);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use coracle_registry::READ_BYTES_MAX;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -80,8 +79,6 @@ async fn connection(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        // Sixty-four uploads at once are held to tens of megabytes.
-        .max_buf_size(READ_BYTES_MAX)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
