@@ -63,6 +63,7 @@ pub struct Settings {
     pub registry: RegistryListener,
     /// Registries outside that the registry may pull through.
     pub registry_upstreams: Vec<String>,
+    /// Bucket of the registry's blobs; none: the members' disks.
     pub registry_storage: Option<String>,
     /// Log listener, if one was named: the default differs between `scheduler` and `up`.
     pub raft_addr: Option<SocketAddr>,

@@ -27,6 +27,7 @@ struct Set {
     owner: String,
     /// It wants pods.
     wants: bool,
+    /// Whose policy its images have to pass.
     namespace: String,
     images: Vec<String>,
 }
@@ -40,6 +41,7 @@ pub struct Prefetch {
     by_owner: BTreeMap<String, BTreeSet<String>>,
     /// Uid of the ReplicaSet by pod.
     pods: BTreeMap<Key, String>,
+    /// Namespaces and images that were answered.
     told: BTreeSet<(String, String)>,
 }
 
@@ -112,8 +114,8 @@ impl Prefetch {
             .insert(uid.to_string());
         let set = Set {
             owner: owner.to_string(),
-            // As the API's default has it, absent means one.
             namespace: meta::namespace(object).to_string(),
+            // As the API's default has it, absent means one.
             wants: object["spec"]["replicas"].as_u64() != Some(0),
             images: images(&object["spec"]["template"]["spec"]),
         };
