@@ -61,6 +61,7 @@ use jiff::Timestamp;
 pub use attached::Document;
 pub use collect::Report;
 pub use limits::Limits;
+pub use push::READ_BYTES_MAX;
 pub use registry::{Parts, Registry};
 pub use serve::{PACKAGE_PREFIX, refuse, router, router_with_packages};
 

@@ -35,6 +35,7 @@ mod rotate;
 mod runners;
 mod scheduler;
 mod start;
+mod token_rows;
 mod tokens;
 mod upstream;
 mod vigil;

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::StartError;
 use crate::pki::{Ca, CaRecord, PKI, Phase, after, ends, hash_of, record_key};
-use crate::tokens::unavailable;
+use crate::token_rows::unavailable;
 pub(crate) use step::{Holder, REPORTS, Report, registries};
 use step::{Step, named, reports, required, step};
 

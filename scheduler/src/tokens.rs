@@ -5,18 +5,16 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use coracle_api::{ApiError, Key, Timestamp};
 use coracle_server::Tokens;
-use coracle_state::{BoxFuture, Command, Expect, Obj, Propose, ProposeError, Views};
-use jiff::SignedDuration;
+use coracle_state::{BoxFuture, Command, Expect, Obj, Propose, Views};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::access::{LOGINS, Logins, RegistryRole};
 use crate::pki::Ca;
+use crate::token_rows::{self, Drawn, Made, expiry, hash, unavailable};
 
 /// Table of tokens.
 pub(crate) const TOKENS: &str = "coracle.tokens";
@@ -24,9 +22,6 @@ pub(crate) const TOKENS: &str = "coracle.tokens";
 pub(crate) const TTL_DEFAULT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest life of a token: one that outlives its purpose is a key nobody watches.
 const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Tokens that may be open at once; expired ones are removed when a new one is made.
-const OPEN_MAX: usize = 1_000;
-
 /// What a token lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -60,13 +55,6 @@ struct Row {
     expires: Timestamp,
 }
 
-/// A token that was made.
-#[derive(Clone, Debug)]
-pub(crate) struct Made {
-    pub token: String,
-    pub expires: Timestamp,
-}
-
 /// Makes and redeems join tokens, and keeps the registry's beside them.
 pub(crate) struct TokenStore {
     /// Registry tokens.
@@ -75,13 +63,6 @@ pub(crate) struct TokenStore {
     views: Arc<dyn Views>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     ca: Arc<Ca>,
-}
-
-/// A proposal that got no answer, for a client.
-pub(crate) fn unavailable(e: &ProposeError) -> ApiError {
-    let mut error = ApiError::new(503, "ServiceUnavailable", e.to_string());
-    error.retry_after_seconds = Some(1);
-    error
 }
 
 fn forbidden(message: &str) -> ApiError {
@@ -109,61 +90,25 @@ impl TokenStore {
     pub async fn create(&self, role: Role, ttl: Duration) -> Result<Made, ApiError> {
         let now = (self.clock)();
         let expires = expiry(now, ttl, TTL_MAX)?;
-        let (mut commands, mut open) = (Vec::new(), 0usize);
-        for row in self.views.view().list(TOKENS, None) {
-            match serde_json::from_slice::<Row>(&row.bytes) {
-                Ok(r) if r.expires > now => open += 1,
-                _ => commands.push(Command::delete(
-                    TOKENS,
-                    row.key.clone(),
-                    Expect::Revision(row.revision),
-                )),
-            }
-        }
-        if open >= OPEN_MAX {
-            return Err(ApiError::new(
-                429,
-                "TooManyRequests",
-                format!(
-                    "E_TOKENS: {OPEN_MAX} tokens are open already; wait until some have expired"
-                ),
-            ));
-        }
-        let (id, secret) = (
-            hex::encode(rand::random::<[u8; 8]>()),
-            hex::encode(rand::random::<[u8; 32]>()),
-        );
-        let row = Row {
-            hash: hash(&secret),
-            role,
-            created: now,
-            expires,
-        };
-        let bytes = serde_json::to_vec(&row)
-            .map_err(|e| ApiError::new(500, "InternalError", e.to_string()))?;
-        commands.push(Command::put(
+        let view = self.views.view();
+        let drawn = token_rows::add(
             TOKENS,
-            Key::new("", &id),
-            Expect::Absent,
-            Bytes::from(bytes),
-            Vec::new(),
-        ));
-        let results = self
-            .propose
-            .propose(commands)
-            .await
-            .map_err(|e| unavailable(&e))?;
-        match results.last() {
-            Some(Ok(_)) => Ok(Made {
-                token: format!("coracle.{}.{id}.{secret}", self.ca.hash()),
+            &view,
+            &*self.propose,
+            now,
+            "wait until some have expired, or end some with `coracle token delete ID`",
+            |hash| Row {
+                hash,
+                role,
+                created: now,
                 expires,
-            }),
-            _ => Err(ApiError::new(
-                500,
-                "InternalError",
-                "the token was not stored; try again",
-            )),
-        }
+            },
+        );
+        let Drawn { id, secret } = drawn.await?;
+        Ok(Made {
+            token: format!("coracle.{}.{id}.{secret}", self.ca.hash()),
+            expires,
+        })
     }
 
     /// Checks a token without using it up.
@@ -221,25 +166,6 @@ impl TokenStore {
             )),
         }
     }
-}
-
-/// When a token that may live `max` at most ends.
-pub(crate) fn expiry(now: Timestamp, ttl: Duration, max: Duration) -> Result<Timestamp, ApiError> {
-    if ttl.is_zero() || ttl > max {
-        return Err(ApiError::bad_request(format!(
-            "E_TTL: a token of this role may live from 1 s to {} days",
-            max.as_secs() / 86_400
-        )));
-    }
-    let ends = SignedDuration::try_from(ttl).ok();
-    Ok(ends
-        .and_then(|d| now.checked_add(d).ok())
-        .unwrap_or(Timestamp::MAX))
-}
-
-/// What is stored of a secret.
-pub(crate) fn hash(secret: &str) -> String {
-    hex::encode(Sha256::digest(secret))
 }
 
 /// The namespaces that a request for a token names.

@@ -4,6 +4,7 @@
 //! DIR/blobs/<alg>/<2 hex>/<hex>     finished, content-addressed
 //! DIR/uploads/<id>/data             staged bytes
 //! DIR/uploads/<id>/note             what the session is, absent if it need not survive a restart
+//! DIR/uploads/<id>.put              bytes that come whole (a manifest); one left by a crash is removed at the next start
 //! DIR/quarantine/<alg>-<hex>        a blob whose bytes were not its digest's; never read again
 //! ```
 //!
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
 use super::{BlobError, Blobs, Opened, Source, Staged, Stored};
@@ -57,19 +59,27 @@ pub enum OpenError {
     },
 }
 
+/// Appends written at once; more wait. A write to the page cache takes as long as a copy of its bytes, and a disk that is
+/// behind is not faster for more of them, but each one costs a thread of the pool with its stack and heap.
+const APPENDS_AT_ONCE: usize = 8;
+
+/// How the name of a file ends whose bytes came whole.
+const PUT_SUFFIX: &str = ".put";
+
 /// The store.
 #[derive(Clone)]
 pub struct Disk {
     root: Arc<Root>,
+    appends: Arc<Semaphore>,
 }
 
 struct Root {
     blobs: PathBuf,
     uploads: PathBuf,
     quarantine: PathBuf,
-    /// Directories whose own entry is known to be on disk. It begins empty: a directory that merely exists may have
+    /// Algorithms whose directories are known to be on disk. It begins empty: a directory that merely exists may have
     /// been made by a process that died before syncing it.
-    durable: Mutex<BTreeSet<PathBuf>>,
+    durable: Mutex<BTreeSet<Algorithm>>,
 }
 
 /// Opens (and if need be makes) the store in `dir`, and proves that it can be written.
@@ -101,8 +111,14 @@ pub fn open(dir: &Path) -> Result<Disk, OpenError> {
         path: root.uploads.clone(),
         source,
     })?;
+    root.remove_unfinished_puts()
+        .map_err(|source| OpenError::Unwritable {
+            path: root.uploads.clone(),
+            source,
+        })?;
     Ok(Disk {
         root: Arc::new(root),
+        appends: Arc::new(Semaphore::new(APPENDS_AT_ONCE)),
     })
 }
 
@@ -154,21 +170,58 @@ impl Root {
             .join(hex)
     }
 
-    /// Makes `blobs/<alg>/<2 hex>` and knows that it is on disk. The lock is held while syncing, so nobody can take the
-    /// directory for durable before it is.
-    fn durable_dir(&self, dir: &Path) -> io::Result<()> {
+    /// Makes every directory of an algorithm, all at once because one sync of their parent then does for all, and knows
+    /// that they are on disk. The lock is held while syncing, so nobody can take them for durable before they are.
+    fn make_durable(&self, algorithm: Algorithm) -> io::Result<()> {
         let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        if durable.contains(dir) {
+        if durable.contains(&algorithm) {
             return Ok(());
         }
-        fs::create_dir_all(dir)?;
-        let mut at = dir;
-        while at != self.blobs {
-            let Some(parent) = at.parent() else { break };
-            sync_dir(parent)?;
-            at = parent;
+        let dir = self.blobs.join(algorithm.name());
+        for shard in 0..=u8::MAX {
+            fs::create_dir_all(dir.join(format!("{shard:02x}")))?;
         }
-        durable.insert(dir.to_owned());
+        sync_dir(&dir)?;
+        sync_dir(&self.blobs)?;
+        durable.insert(algorithm);
+        Ok(())
+    }
+
+    /// A synced file becomes the blob `digest`.
+    fn publish(&self, synced: &Path, digest: &Digest) -> io::Result<()> {
+        self.make_durable(digest.algorithm())?;
+        let target = self.blob(digest);
+        fs::rename(synced, &target)?;
+        sync_dir(target.parent().unwrap_or(&self.blobs))
+    }
+
+    fn put(&self, id: &UploadId, digest: &Digest, bytes: &[u8]) -> Result<(), BlobError> {
+        let path = self.uploads.join(format!("{}{PUT_SUFFIX}", id.as_str()));
+        let done = || {
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
+            file.write_all_at(bytes, 0)?;
+            file.sync_all()?;
+            self.publish(&path, digest)
+        };
+        done().map_err(|source| {
+            // After a failed sync of the directory it is no longer there, and what is left is removed at the next start.
+            if let Err(error) = found(fs::remove_file(&path)) {
+                tracing::warn!(upload = %id, %error, "could not remove a file that was not stored");
+            }
+            BlobError::io("storing a blob", source)
+        })
+    }
+
+    /// What a crash left between a file's making and its renaming: nobody was told of it.
+    fn remove_unfinished_puts(&self) -> io::Result<()> {
+        for name in names(&self.uploads)?.unwrap_or_default() {
+            if name.ends_with(PUT_SUFFIX) {
+                fs::remove_file(self.uploads.join(name))?;
+            }
+        }
         Ok(())
     }
 
@@ -224,11 +277,7 @@ impl Root {
         file.sync_all().map_err(fail)?;
         drop(file);
 
-        let target = self.blob(digest);
-        let dir = target.parent().unwrap_or(&self.blobs);
-        self.durable_dir(dir).map_err(fail)?;
-        fs::rename(&staged, &target).map_err(fail)?;
-        sync_dir(dir).map_err(fail)?;
+        self.publish(&staged, digest).map_err(fail)?;
         if let Err(error) = fs::remove_dir_all(self.upload(id)) {
             // The blob is stored; an empty session is swept at the next start.
             tracing::warn!(upload = %id, %error, "could not remove a finished upload's directory");
@@ -247,6 +296,9 @@ impl Root {
         let mut staged = Vec::new();
         for entry in fs::read_dir(&self.uploads).map_err(fail)? {
             let entry = entry.map_err(fail)?;
+            if entry.file_name().to_string_lossy().ends_with(PUT_SUFFIX) {
+                continue;
+            }
             let Some(id) = entry
                 .file_name()
                 .to_str()
@@ -400,7 +452,16 @@ impl Blobs for Disk {
         bytes: Bytes,
     ) -> BoxFuture<'a, Result<(), BlobError>> {
         let id = id.clone();
-        self.run(move |root| root.append(&id, offset, &bytes))
+        let appends = self.appends.clone();
+        Box::pin(async move {
+            // The permit goes with the work: a caller that is gone does not make room for one more thread.
+            let permit = appends.acquire_owned().await;
+            let written = self.run(move |root| {
+                let _permit = permit;
+                root.append(&id, offset, &bytes)
+            });
+            written.await
+        })
     }
 
     fn finish<'a>(
@@ -411,6 +472,16 @@ impl Blobs for Disk {
     ) -> BoxFuture<'a, Result<(), BlobError>> {
         let (id, digest) = (id.clone(), digest.clone());
         self.run(move |root| root.finish(&id, size, &digest))
+    }
+
+    fn put<'a>(
+        &'a self,
+        id: &'a UploadId,
+        digest: &'a Digest,
+        bytes: Bytes,
+    ) -> BoxFuture<'a, Result<(), BlobError>> {
+        let (id, digest) = (id.clone(), digest.clone());
+        self.run(move |root| root.put(&id, &digest, &bytes))
     }
 
     fn discard<'a>(&'a self, id: &'a UploadId) -> BoxFuture<'a, Result<(), BlobError>> {

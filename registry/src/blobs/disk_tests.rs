@@ -85,3 +85,50 @@ async fn listing_pages_over_shards_and_algorithms() {
     }
     assert_eq!(got, want);
 }
+
+#[tokio::test]
+async fn bytes_that_come_whole_are_stored_and_heal() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let digest = Algorithm::Sha256.digest(b"whole");
+    let hex = digest.hex();
+    let path = dir.path().join(format!("blobs/sha256/{}/{hex}", &hex[..2]));
+    for n in 0..2 {
+        let id = UploadId::from_bits(n);
+        let bytes = Bytes::from_static(b"whole");
+        store.put(&id, &digest, bytes).await.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path().join("uploads")).unwrap().count(), 0);
+        fs::write(&path, b"wh").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_cannot_be_stored_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let digest = Algorithm::Sha256.digest(b"whole");
+    // A directory stands where the blob should go: renaming onto it fails.
+    let hex = digest.hex();
+    let path = dir.path().join(format!("blobs/sha256/{}/{hex}", &hex[..2]));
+    fs::create_dir_all(path.join("in the way")).unwrap();
+    let bytes = Bytes::from_static(b"whole");
+    let put = store.put(&UploadId::from_bits(1), &digest, bytes).await;
+    assert!(matches!(put, Err(BlobError::Io { .. })), "{put:?}");
+    assert_eq!(fs::read_dir(dir.path().join("uploads")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_of_a_put_is_removed_and_of_an_upload_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let id = UploadId::from_bits(7);
+    store.begin(&id, Bytes::from_static(b"note")).await.unwrap();
+    let left = dir.path().join(format!("uploads/{}.put", id.as_str()));
+    fs::write(&left, b"half").unwrap();
+    assert_eq!(store.staged().await.unwrap().len(), 1);
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    assert!(!left.exists());
+    assert_eq!(store.staged().await.unwrap().len(), 1);
+}

@@ -146,6 +146,31 @@ pub trait Blobs: Send + Sync + 'static {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<(), BlobError>>;
 
+    /// Makes `bytes`, which are in memory already, the blob `digest` with the promises of `finish`; `id` names no upload.
+    /// After an error nothing is staged.
+    fn put<'a>(
+        &'a self,
+        id: &'a UploadId,
+        digest: &'a Digest,
+        bytes: Bytes,
+    ) -> BoxFuture<'a, Result<(), BlobError>> {
+        Box::pin(async move {
+            let size = bytes.len() as u64;
+            let done = async {
+                self.begin(id, Bytes::new()).await?;
+                self.append(id, 0, bytes).await?;
+                self.finish(id, size, digest).await
+            };
+            let Err(error) = done.await else {
+                return Ok(());
+            };
+            if let Err(error) = self.discard(id).await {
+                tracing::warn!(upload = %id, %error, "could not discard a failed upload");
+            }
+            Err(error)
+        })
+    }
+
     /// Throws an upload away; one that does not exist is no error.
     fn discard<'a>(&'a self, id: &'a UploadId) -> BoxFuture<'a, Result<(), BlobError>>;
 

@@ -11,7 +11,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use crate::pki::{Ca, PKI};
-use crate::tokens::unavailable;
+use crate::token_rows::unavailable;
 
 /// What the sealed key is about.
 const ABOUT: &str = "registry bearer tokens";

@@ -7,14 +7,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use coracle_api::{ApiError, Key, Timestamp};
-use coracle_state::{Command, Expect, Obj, Propose, View, Views};
+use coracle_state::{Obj, Propose, View, Views};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
-use crate::tokens::{Made, expiry, hash, unavailable};
+use crate::token_rows::{self, Drawn, Made, expiry, hash, unavailable};
 
 /// Table of registry tokens. A restore keeps it: robots outside go on with what they have.
 pub(crate) const LOGINS: &str = "coracle.logins";
@@ -24,8 +23,6 @@ pub(crate) const PREFIX: &str = "coracle-registry.";
 pub(crate) const TTL_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Longest life of a registry token.
 const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// Registry tokens that may be open at once; expired ones are removed when a new one is made.
-const OPEN_MAX: usize = 1_000;
 /// Namespaces that one token may name.
 const NAMESPACES_MAX: usize = 64;
 
@@ -103,58 +100,26 @@ impl Logins {
         check_namespaces(&namespaces).map_err(ApiError::bad_request)?;
         let now = (self.clock)();
         let expires = expiry(now, ttl, TTL_MAX)?;
-        let (mut commands, mut open) = (Vec::new(), 0usize);
-        for obj in self.views.view().list(LOGINS, None) {
-            match serde_json::from_slice::<Row>(&obj.bytes) {
-                Ok(row) if row.expires > now => open += 1,
-                _ => commands.push(Command::delete(
-                    LOGINS,
-                    obj.key.clone(),
-                    Expect::Revision(obj.revision),
-                )),
-            }
-        }
-        if open >= OPEN_MAX {
-            return Err(ApiError::new(
-                429,
-                "TooManyRequests",
-                format!(
-                    "E_TOKENS: {OPEN_MAX} registry tokens are open already; revoke some with `coracle token delete ID`"
-                ),
-            ));
-        }
-        let (id, secret) = (
-            hex::encode(rand::random::<[u8; 8]>()),
-            hex::encode(rand::random::<[u8; 32]>()),
-        );
-        let row = Row {
-            hash: hash(&secret),
-            role,
-            namespaces,
-            created: now,
-            expires,
-        };
-        let bytes = serde_json::to_vec(&row)
-            .map_err(|e| ApiError::new(500, "InternalError", e.to_string()))?;
-        commands.push(Command::put(
+        let view = self.views.view();
+        let drawn = token_rows::add(
             LOGINS,
-            Key::new("", &id),
-            Expect::Absent,
-            Bytes::from(bytes),
-            Vec::new(),
-        ));
-        let results = self.propose.propose(commands).await;
-        match results.map_err(|e| unavailable(&e))?.last() {
-            Some(Ok(_)) => Ok(Made {
-                token: format!("{PREFIX}{id}.{secret}"),
+            &view,
+            &*self.propose,
+            now,
+            "revoke some with `coracle token delete ID`",
+            |hash| Row {
+                hash,
+                role,
+                namespaces,
+                created: now,
                 expires,
-            }),
-            _ => Err(ApiError::new(
-                500,
-                "InternalError",
-                "the token was not stored; try again",
-            )),
-        }
+            },
+        );
+        let Drawn { id, secret } = drawn.await?;
+        Ok(Made {
+            token: format!("{PREFIX}{id}.{secret}"),
+            expires,
+        })
     }
 
     /// Those of a view that are good, as `coracle token list` shows them; nothing here is secret.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::due::{RETRY_AFTER, Schedule, file_name, saved_at};
 use super::file::{self, names};
-use crate::tokens::unavailable;
+use crate::token_rows::unavailable;
 
 /// How often the schedule is looked at: backups are hours apart.
 const LOOK_EVERY: Duration = Duration::from_secs(30);

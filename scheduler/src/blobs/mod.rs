@@ -85,6 +85,21 @@ impl Spread {
         digest: &Digest,
     ) -> Result<(), BlobError> {
         self.0.disk.finish(id, size, digest).await?;
+        self.spread(digest).await
+    }
+
+    async fn put_everywhere(
+        &self,
+        id: &UploadId,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), BlobError> {
+        self.0.disk.put(id, digest, bytes).await?;
+        self.spread(digest).await
+    }
+
+    /// What this member's disk has, to the others.
+    async fn spread(&self, digest: &Digest) -> Result<(), BlobError> {
         if self.0.shared {
             return Ok(());
         }
@@ -128,6 +143,15 @@ impl Blobs for Spread {
         digest: &'a Digest,
     ) -> BoxFuture<'a, Result<(), BlobError>> {
         Box::pin(self.finish_everywhere(id, size, digest))
+    }
+
+    fn put<'a>(
+        &'a self,
+        id: &'a UploadId,
+        digest: &'a Digest,
+        bytes: Bytes,
+    ) -> BoxFuture<'a, Result<(), BlobError>> {
+        Box::pin(self.put_everywhere(id, digest, bytes))
     }
 
     fn discard<'a>(&'a self, id: &'a UploadId) -> BoxFuture<'a, Result<(), BlobError>> {

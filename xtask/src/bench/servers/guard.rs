@@ -96,7 +96,7 @@ impl Drop for Server {
 pub struct Scratch(tempfile::TempDir);
 
 impl Scratch {
-    /// Makes one; removes those that killed benches left behind.
+    /// Makes one; removes those that killed benches left behind, and waits until the disk is at rest.
     pub fn new() -> Result<Self> {
         let base = crate::root::target().join("bench");
         std::fs::create_dir_all(&base)?;
@@ -118,6 +118,7 @@ impl Scratch {
         if kind == TMPFS {
             bail!("{} is a tmpfs: a sync there costs nothing", base.display());
         }
+        super::rest::wait(dir.path())?;
         Ok(Self(dir))
     }
 

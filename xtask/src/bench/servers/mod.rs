@@ -7,6 +7,7 @@ pub mod meter;
 pub mod netns;
 mod ours;
 mod pki;
+mod rest;
 pub mod strace;
 
 use std::net::SocketAddr;
