@@ -11,6 +11,7 @@
 //! | `referrers` | `NAME@SUBJECT@DIGEST` | the descriptor a referrer list shows |
 //! | `blobs` | `DIGEST` | [`BlobRow`]; touched by every new link |
 //! | `objects` | `DIGEST` | where the bytes are in object storage |
+//! | `bucket` | `mark` | which bucket the members share |
 //! | `quotas` | `NAMESPACE` | [`QuotaRow`] |
 //! | `retention` | `NAME` | [`crate::retention::Policy`] |
 //!
@@ -49,6 +50,9 @@ pub const BLOBS: &str = "registry/blobs";
 /// Where blobs are in object storage, by digest; the rows are those of the store in use.
 pub const OBJECTS: &str = "registry/objects";
 
+/// Which object storage the rows of [`OBJECTS`] speak of.
+pub const BUCKET: &str = "registry/bucket";
+
 /// Quotas by namespace.
 pub const QUOTAS: &str = "registry/quotas";
 
@@ -56,7 +60,7 @@ pub const QUOTAS: &str = "registry/quotas";
 pub const RETENTION: &str = "registry/retention";
 
 /// Every table, for whoever implements [`crate::meta::Meta`].
-pub const TABLES: [&str; 11] = [
+pub const TABLES: [&str; 12] = [
     REPOSITORIES,
     EPOCHS,
     TAGS,
@@ -66,6 +70,7 @@ pub const TABLES: [&str; 11] = [
     REFERRERS,
     BLOBS,
     OBJECTS,
+    BUCKET,
     QUOTAS,
     RETENTION,
 ];

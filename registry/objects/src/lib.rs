@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! PREFIX/blobs/<alg>/<2 hex>/<hex>/<generation>
+//! PREFIX/marks/<number>                          see [`mark`]
 //! ```
 //!
 //! Several members write to and remove from one bucket, and object stores have no portable "delete this if it is still
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod mark;
 mod put;
 mod quarantine;
 mod sweep;
@@ -41,7 +43,7 @@ use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 pub use address::{AddressError, Bucket};
 pub use sweep::Swept;
@@ -83,6 +85,8 @@ pub struct Objects {
     clock: Arc<dyn Clock>,
     garbage_age_ms: i64,
     parts: Arc<Semaphore>,
+    /// Set when the bucket turned out to be that of the rows.
+    compared: OnceCell<()>,
 }
 
 /// A failure of the bucket: the same request may succeed later.
@@ -119,6 +123,7 @@ impl Objects {
             clock: parts.clock,
             garbage_age_ms: parts.garbage_age_ms,
             parts: Arc::new(Semaphore::new(PARTS_MAX)),
+            compared: OnceCell::new(),
         }
     }
 
@@ -136,6 +141,7 @@ impl Objects {
     }
 
     async fn place(&self, digest: &Digest) -> Result<Option<(Place, Row)>, BlobError> {
+        self.ours().await?;
         let row = self.meta.get(OBJECTS, &digest.to_string()).await;
         self.decoded(row.map_err(rows_failed)?)
     }

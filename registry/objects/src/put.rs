@@ -27,6 +27,7 @@ impl Objects {
         size: u64,
         digest: &Digest,
     ) -> Result<(), BlobError> {
+        self.ours().await?;
         let begun = self.clock.now();
         let body = self.staged_bytes(id, size).await?;
         let generation = format!("{:016x}", rand::random::<u64>());

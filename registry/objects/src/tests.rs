@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use coracle_registry::blobs::{disk, memory};
 use coracle_registry::digest::Algorithm;
 use coracle_registry::meta::{self, Write};
+use coracle_registry::rows::BUCKET;
 use futures_util::StreamExt;
 use object_store::memory::InMemory;
 
@@ -35,7 +36,7 @@ impl Clock for Time {
 
 type Hook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
-/// Runs something before the next batch: what another member does between this one's look and its deed.
+/// Runs something before the next batch about blobs: what another member does between this one's look and its deed.
 struct Between {
     inner: Arc<dyn Meta>,
     hook: Mutex<Option<Hook>>,
@@ -65,7 +66,12 @@ impl Meta for Between {
     }
 
     fn batch(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<(), MetaError>> {
-        let hook = self.hook.lock().unwrap().take();
+        let mut hook = self.hook.lock().unwrap();
+        let hook = writes
+            .iter()
+            .all(|write| write.table != BUCKET)
+            .then(|| hook.take())
+            .flatten();
         Box::pin(async move {
             if let Some(hook) = hook {
                 hook().await;
@@ -105,8 +111,14 @@ impl Rig {
         self.over(staging, self.meta.clone())
     }
 
+    async fn marks(&self) -> usize {
+        let marks = Path::from("some/prefix/marks");
+        self.bucket.list(Some(&marks)).count().await
+    }
+
     async fn objects(&self) -> usize {
-        self.bucket.list(None).count().await
+        let blobs = Path::from("some/prefix/blobs");
+        self.bucket.list(Some(&blobs)).count().await
     }
 }
 
@@ -264,6 +276,11 @@ impl Meta for Stale {
         table: &'static str,
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<Row>, MetaError>> {
+        if table == BUCKET {
+            // The one question before all others, and not what the test is about.
+            self.fresh.store(false, Ordering::SeqCst);
+            return self.inner.get(table, key);
+        }
         if self.fresh.load(Ordering::SeqCst) {
             return self.inner.get(table, key);
         }
@@ -356,4 +373,47 @@ fn addresses() {
     let environment = environment.map(|(k, v)| (k.to_owned(), v.to_owned()));
     let bucket = Bucket::parse("s3://bucket/one/two", environment).unwrap();
     assert_eq!(bucket.prefix, Path::from("one/two"));
+}
+
+#[tokio::test]
+async fn members_that_name_another_bucket_touch_nothing() {
+    let rig = Rig::new();
+    let what = bytes(100, 1);
+    let digest = store(&rig.member(), &what).await;
+    let other = Rig {
+        bucket: Arc::new(InMemory::new()),
+        meta: rig.meta.clone(),
+        time: rig.time.clone(),
+    };
+    let stranger = other.member();
+    rig.time.pass(2 * AGE_MS);
+    let source = Source::Blob(digest.clone());
+    let id = UploadId::from_bits(9);
+    let failures = [
+        stranger.put(&id, &digest, what.clone()).await.err(),
+        stranger.open(&source).await.err(),
+        stranger.remove(&digest).await.err(),
+        stranger.quarantine(&digest).await.err(),
+    ];
+    for failure in failures {
+        let text = failure.unwrap().to_string();
+        assert!(text.starts_with("E_REGISTRY_STORAGE_OTHER: "), "{text}");
+        assert!(text.contains("--registry-storage"), "{text}");
+    }
+    assert_eq!((other.objects().await, other.marks().await), (0, 0));
+    // The row is untouched, and the bucket that was right is still.
+    let again = rig.member();
+    assert!(again.open(&source).await.unwrap().is_some());
+    assert_eq!((rig.objects().await, rig.marks().await), (1, 1));
+}
+
+#[tokio::test]
+async fn of_members_that_begin_at_once_one_marks_the_bucket() {
+    let rig = Rig::new();
+    let members: Vec<Objects> = (0..8).map(|_| rig.member()).collect();
+    let all = members.iter().map(Objects::ours);
+    for done in futures_util::future::join_all(all).await {
+        done.unwrap();
+    }
+    assert_eq!(rig.marks().await, 1);
 }

@@ -12,6 +12,7 @@
 //! before `finish` returns. A crash at any point leaves either the old state or the new one, and at worst a staged file.
 
 mod quarantine;
+mod read;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -21,20 +22,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::Semaphore;
-use tokio_util::io::ReaderStream;
 
 use super::{BlobError, Blobs, Opened, Source, Staged, Stored};
 use crate::BoxFuture;
 use crate::digest::{Algorithm, Digest};
 use crate::upload::UploadId;
-
-/// Bytes read from disk at once: large enough that the hand-over between threads does not show, small enough that a
-/// thousand slow readers cost 512 MiB (one piece on its way, one held back: see [`super::verify`]).
-const READ_BYTES: usize = 256 * 1024;
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -334,24 +328,10 @@ impl Root {
         if !metadata.is_file() {
             return Ok(None);
         }
-        let file = tokio::fs::File::from_std(file);
         Ok(Some(Opened {
             size: metadata.len(),
             modified: modified(&metadata),
-            body: Box::new(move |range| {
-                let pieces = stream::once(async move {
-                    let mut file = file;
-                    if range.start > 0 {
-                        file.seek(io::SeekFrom::Start(range.start)).await?;
-                    }
-                    let part = file.take(range.end - range.start);
-                    Ok::<_, io::Error>(ReaderStream::with_capacity(part, READ_BYTES))
-                });
-                Box::pin(pieces.flat_map(|opened| match opened {
-                    Ok(reader) => reader.left_stream(),
-                    Err(error) => stream::once(async move { Err(error) }).right_stream(),
-                }))
-            }),
+            body: Box::new(move |range| read::pieces(file, range)),
         }))
     }
 

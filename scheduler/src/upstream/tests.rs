@@ -42,7 +42,7 @@ impl Authorise for Roles {
     }
 }
 
-async fn registry(authorise: Arc<dyn Authorise>) -> Router {
+async fn registry(authorise: Arc<dyn Authorise>) -> Arc<Registry> {
     let parts = Made {
         blobs: Arc::new(blobs::Memory::new(SystemClock)),
         meta: Arc::new(meta::Memory::new()),
@@ -50,7 +50,7 @@ async fn registry(authorise: Arc<dyn Authorise>) -> Router {
         clock: Arc::new(SystemClock),
         authorise,
     };
-    router(Registry::open(parts).await.unwrap())
+    Registry::open(parts).await.unwrap()
 }
 
 /// The registry outside.
@@ -76,7 +76,7 @@ impl Outside {
     async fn start() -> Self {
         // The binary does this in `main`. A second time is refused, which changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let inner = registry(Arc::new(AllowAll)).await;
+        let inner = router(registry(Arc::new(AllowAll)).await);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let outside = Self {
             router: inner.clone(),
@@ -159,6 +159,7 @@ impl Outside {
 /// The cluster's registry with its mirror.
 struct Mirror {
     upstream: Arc<Upstream>,
+    registry: Arc<Registry>,
     front: Store,
     secret: Arc<Mutex<Option<Value>>>,
 }
@@ -185,9 +186,11 @@ impl Mirror {
             read.lock().unwrap().clone()
         });
         let upstream = Upstream::new(vec![outside.host.clone()], secrets);
-        let front = upstream.wrap(registry(Arc::new(Roles)).await);
+        let registry = registry(Arc::new(Roles)).await;
+        let front = upstream.wrap(router(registry.clone()));
         Self {
             upstream,
+            registry,
             front: Store(front),
             secret,
         }
@@ -254,6 +257,28 @@ async fn an_image_outside_is_fetched_once_and_served_from_here() {
     );
     let tags = mirror.ask(Method::GET, &path, Some(NODES)).await;
     assert!(tags.text().contains("\"v1\""), "{tags:?}");
+}
+
+#[tokio::test]
+async fn mirrors_hold_what_the_quota_of_their_namespace_lets_them() {
+    let outside = Outside::start().await;
+    let (_, small) = outside.push("v1", b"some wasm").await;
+    let (_, large) = outside.push("v2", &[7; 2_000]).await;
+    let mirror = Mirror::of(&outside).await;
+    let set = mirror.registry.set_quota(MIRRORS, Some(1_000));
+    set.await.unwrap();
+    let got = mirror.get(&outside, &format!("blobs/{small}")).await;
+    assert_eq!(got.status, 206, "{got:?}");
+    let got = mirror.get(&outside, &format!("blobs/{large}")).await;
+    assert_eq!(got.status, 507, "{got:?}");
+    let text = got.text();
+    assert!(
+        text.contains("E_REGISTRY_QUOTA") && text.contains("quota set coracle.upstream SIZE"),
+        "{text}"
+    );
+    mirror.registry.set_quota(MIRRORS, None).await.unwrap();
+    let got = mirror.get(&outside, &format!("blobs/{large}")).await;
+    assert_eq!((got.status, got.body.len()), (206, 2_000), "{got:?}");
 }
 
 #[tokio::test]

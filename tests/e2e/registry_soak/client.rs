@@ -1,7 +1,8 @@
 //! One client: every call to the registry, and what its answer means for the history.
 
-use std::io::Write;
-use std::net::TcpStream;
+mod pull;
+mod push;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,6 @@ use super::shared::{Repository, Shared};
 use crate::harness::cluster::LONG;
 use crate::harness::http::{self, Response};
 
-/// Pieces of an upload.
-const PIECES_MAX: usize = 4;
-/// How often a broken upload is taken up again.
-const TRIES_MAX: usize = 6;
 /// Passes of the collector that a client waits for between two steps: the first may have begun before.
 const GATE_PASSES: u64 = 2;
 /// A member that is down makes no pass.
@@ -229,226 +226,12 @@ impl Client {
         }
     }
 
-    /// Sends a blob; `true` if it was accepted.
-    pub fn push(&mut self, repository: &Repository, blob: &Blob, way: Way) -> bool {
-        let name = &repository.name;
-        let bytes = blob.bytes();
-        let done = if way == Way::Post {
-            self.push_whole(name, &blob.digest, &bytes)
-        } else {
-            self.push_session(name, blob, &bytes, way)
-        };
-        if done {
-            repository.known().add_blob(blob);
-            self.gate("after a blob");
-        }
-        done
-    }
-
-    /// Sends bytes as a blob in one request.
-    pub fn push_whole(&self, name: &Name, digest: &Digest, bytes: &[u8]) -> bool {
-        let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
-        let heard = self.ask("POST", &path, &[], bytes);
-        self.count("push by one POST", &heard);
-        self.refused("a push by one POST was refused", &heard);
-        let key = Key::Blob(name.clone(), digest.clone());
-        self.wrote(&heard, 201, vec![(key, Act::Set(digest.clone()))])
-    }
-
-    fn push_session(&mut self, name: &Name, blob: &Blob, bytes: &[u8], way: Way) -> bool {
-        let Some(location) = self.begin(name) else {
-            return false;
-        };
-        self.gate("after an upload began");
-        let mut at = 0;
-        if way == Way::Resumed && bytes.len() > 3 {
-            self.break_off(&location, bytes);
-            match self.status(&location, 0) {
-                Some(have) => at = have,
-                None => return false,
-            }
-            self.shared.recorder.count("broken off and resumed");
-        }
-        let last_by_put = way == Way::Put || self.rng.random_bool(0.3);
-        let stop = match way {
-            Way::Put => 0,
-            _ if last_by_put => bytes.len() - bytes.len() / 3,
-            _ => bytes.len(),
-        };
-        let ranged = way != Way::Stream;
-        if !self.pieces(&location, bytes, &mut at, stop, ranged) {
-            return false;
-        }
-        self.finish(name, blob, &location, &bytes[at..], at, way)
-    }
-
-    /// A new session's location.
-    fn begin(&mut self, name: &Name) -> Option<String> {
-        let heard = self.ask("POST", &format!("/v2/{name}/blobs/uploads/"), &[], &[]);
-        self.refused("an upload was not begun", &heard);
-        match heard.status() {
-            202 => heard.header("location"),
-            _ => None,
-        }
-    }
-
-    /// Sends everything from `at` in one PATCH and hangs up in the middle of it.
-    fn break_off(&self, location: &str, bytes: &[u8]) {
-        let head = format!(
-            "PATCH {location} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\ncontent-range: 0-{}\r\n\r\n",
-            self.address(),
-            bytes.len(),
-            bytes.len() - 1
-        );
-        // Whatever becomes of it: the status tells.
-        if let Ok(mut stream) = TcpStream::connect(self.address()) {
-            let _ = stream.write_all(head.as_bytes());
-            let _ = stream.write_all(&bytes[..bytes.len() / 2]);
-        }
-    }
-
-    /// How many bytes a session has; what it said it has it must have, through any crash.
-    fn status(&mut self, location: &str, told: usize) -> Option<usize> {
-        let until = Instant::now() + LONG;
-        loop {
-            let heard = self.ask("GET", location, &[], &[]);
-            match heard.status() {
-                204 => {
-                    let range = heard.header("range").unwrap_or_default();
-                    let last = range
-                        .strip_prefix("0-")
-                        .and_then(|t| t.parse::<usize>().ok());
-                    let have = match last {
-                        Some(0) => 0,
-                        Some(last) => last + 1,
-                        None => {
-                            self.odd("a status without a range", &heard);
-                            return None;
-                        }
-                    };
-                    if have < told && told > 1 {
-                        self.odd(&format!("a session forgot bytes: it had {told}"), &heard);
-                        return None;
-                    }
-                    return Some(have.max(told.min(1)));
-                }
-                400..=499 if heard.status() != 429 => {
-                    self.odd("an upload session was forgotten", &heard);
-                    return None;
-                }
-                _ if Instant::now() > until || self.shared.stopped() => return None,
-                _ => std::thread::park_timeout(LOOK * 5),
-            }
-        }
-    }
-
-    /// Sends bytes from `at` to `stop` in some pieces, going on after whatever breaks.
-    fn pieces(
-        &mut self,
-        location: &str,
-        bytes: &[u8],
-        at: &mut usize,
-        stop: usize,
-        ranged: bool,
-    ) -> bool {
-        let piece = stop / self.rng.random_range(1..=PIECES_MAX) + 1;
-        let mut tries = 0;
-        while *at < stop {
-            let end = (*at + piece).min(stop);
-            let range = format!("{}-{}", *at, end - 1);
-            let headers: &[(&str, &str)] = match ranged {
-                true => &[("content-range", range.as_str())],
-                false => &[],
-            };
-            let heard = self.ask("PATCH", location, headers, &bytes[*at..end]);
-            match heard.status() {
-                202 => {
-                    *at = end;
-                    self.gate("between chunks");
-                }
-                // 416: the PATCH that was broken off was looked at only now.
-                status if matches!(status, 0 | 416 | 429) || status >= 500 => {
-                    tries += 1;
-                    if tries > TRIES_MAX {
-                        return false;
-                    }
-                    match self.status(location, *at) {
-                        Some(have) => *at = have,
-                        None => return false,
-                    }
-                    self.shared.recorder.count("resumed after a fault");
-                }
-                _ => {
-                    self.odd("a chunk was refused", &heard);
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    fn finish(
-        &mut self,
-        name: &Name,
-        blob: &Blob,
-        location: &str,
-        rest: &[u8],
-        at: usize,
-        way: Way,
-    ) -> bool {
-        let joiner = if location.contains('?') { '&' } else { '?' };
-        let path = format!("{location}{joiner}digest={}", blob.digest);
-        let range = format!("{at}-{}", (at + rest.len()).saturating_sub(1));
-        let headers: &[(&str, &str)] = match at > 0 && !rest.is_empty() {
-            true => &[("content-range", range.as_str())],
-            false => &[],
-        };
-        let key = Key::Blob(name.clone(), blob.digest.clone());
-        let acts = vec![(key, Act::Set(blob.digest.clone()))];
-        let heard = self.ask("PUT", &path, headers, rest);
-        let kind = match way {
-            Way::Put => "push by POST and PUT",
-            Way::Chunks => "push by chunks",
-            Way::Stream => "push by streamed PATCHes",
-            Way::Resumed => "push broken off and resumed",
-            Way::Post => "push by one POST",
-        };
-        self.count(kind, &heard);
-        self.refused("an upload was not finished", &heard);
-        if self.wrote(&heard, 201, acts.clone()) {
-            return true;
-        }
-        if matches!(heard.reply, Reply::Lost) && rest.is_empty() {
-            // The client's right: the same last request again. The session may be gone with its work done.
-            self.wait_up();
-            let again = self.ask("PUT", &path, &[], &[]);
-            self.shared.recorder.count("last request repeated");
-            return self.wrote(&again, 201, acts);
-        }
-        false
-    }
-
     /// Waits until the member that was asked is up again, or may as well not be.
     pub fn wait_up(&self) {
         let until = Instant::now() + LONG;
         while !self.shared.is_up(self.member) && Instant::now() < until && !self.shared.stopped() {
             std::thread::park_timeout(LOOK);
         }
-    }
-
-    /// Begins an upload and gives it up.
-    pub fn cancel(&mut self, name: &Name, blob: &Blob) {
-        let Some(location) = self.begin(name) else {
-            return;
-        };
-        let bytes = blob.bytes();
-        let mut at = 0;
-        if !self.pieces(&location, &bytes, &mut at, bytes.len() / 2, true) {
-            return;
-        }
-        let heard = self.ask("DELETE", &location, &[], &[]);
-        self.count("cancel an upload", &heard);
-        self.refused("an upload was not cancelled", &heard);
     }
 
     /// Mounts a blob; `true` if it was there.
@@ -499,106 +282,6 @@ impl Client {
             }
             _ => {
                 self.refused("HEAD was refused", &heard);
-                None
-            }
-        }
-    }
-
-    /// Pulls a blob and compares it.
-    pub fn pull_blob(&self, name: &Name, digest: &Digest) -> Option<bool> {
-        let heard = self.ask("GET", &format!("/v2/{name}/blobs/{digest}"), &[], &[]);
-        self.count("pull a blob", &heard);
-        let key = Key::Blob(name.clone(), digest.clone());
-        match heard.status() {
-            200 => {
-                self.note(&heard, key, Act::Saw(digest.clone()));
-                Some(self.compare(&heard, digest, is(heard.body(), digest), Act::Wrong))
-            }
-            404 => {
-                self.note(&heard, key, Act::Missed);
-                Some(false)
-            }
-            _ => {
-                self.refused("a blob was refused", &heard);
-                None
-            }
-        }
-    }
-
-    /// Writes down wrong bytes; answers whether they are right.
-    fn compare(
-        &self,
-        heard: &Heard,
-        digest: &Digest,
-        right: bool,
-        wrong: fn(String) -> Act,
-    ) -> bool {
-        if !right {
-            let text = format!("{} bytes that are not of {digest}", heard.body().len());
-            self.note(heard, Key::Copy(heard.member, digest.clone()), wrong(text));
-            self.shared.recorder.count("wrong bytes found by a client");
-        }
-        right
-    }
-
-    /// Pulls a part of a blob.
-    pub fn pull_range(&mut self, name: &Name, blob: &Blob) {
-        if blob.len < 2 {
-            return;
-        }
-        let from = self.rng.random_range(0..blob.len);
-        let to = self.rng.random_range(from..blob.len);
-        let range = format!("bytes={from}-{to}");
-        let path = format!("/v2/{name}/blobs/{}", blob.digest);
-        let heard = self.ask("GET", &path, &[("range", range.as_str())], &[]);
-        self.count("pull a range", &heard);
-        let key = Key::Blob(name.clone(), blob.digest.clone());
-        match heard.status() {
-            206 => {
-                self.note(&heard, key, Act::Saw(blob.digest.clone()));
-                let right = heard.body() == &blob.bytes()[from..=to];
-                self.compare(&heard, &blob.digest, right, Act::Part);
-            }
-            200 => self.odd("a range was answered with everything", &heard),
-            404 => self.note(&heard, key, Act::Missed),
-            _ => self.refused("a range was refused", &heard),
-        }
-    }
-
-    /// Pulls a manifest by tag or digest; the digest that came, with its bytes, if they are right.
-    pub fn pull_manifest(&self, name: &Name, reference: &str) -> Option<(Digest, Vec<u8>)> {
-        let path = format!("/v2/{name}/manifests/{reference}");
-        let heard = self.ask("GET", &path, &[("accept", "*/*")], &[]);
-        let by_digest = reference.contains(':');
-        let (kind, key) = match by_digest {
-            true => (
-                "pull a manifest by digest",
-                Key::Manifest(name.clone(), reference.into()),
-            ),
-            false => (
-                "pull a manifest by tag",
-                Key::Tag(name.clone(), reference.into()),
-            ),
-        };
-        self.count(kind, &heard);
-        match heard.status() {
-            200 => {
-                let digest: Digest = heard.header("docker-content-digest")?.into();
-                if by_digest && *digest != *reference {
-                    self.odd("another manifest than the one asked for", &heard);
-                    return None;
-                }
-                self.note(&heard, key, Act::Saw(digest.clone()));
-                let right = is(heard.body(), &digest);
-                self.compare(&heard, &digest, right, Act::Torn)
-                    .then(|| (digest, heard.body().to_vec()))
-            }
-            404 => {
-                self.note(&heard, key, Act::Missed);
-                None
-            }
-            _ => {
-                self.refused("a manifest was refused", &heard);
                 None
             }
         }
@@ -727,36 +410,6 @@ impl Client {
             }
         }
         self.gate("after a deletion");
-    }
-
-    /// Who refers to a manifest: everyone who was accepted, nobody who was deleted.
-    pub fn referrers(&mut self, repository: &Repository, subject: &Digest) {
-        let name = &repository.name;
-        let known = repository.known().referrers_of(subject);
-        let path = format!("/v2/{name}/referrers/{subject}");
-        let heard = self.ask("GET", &path, &[], &[]);
-        self.count("list referrers", &heard);
-        if heard.status() != 200 {
-            self.refused("referrers were not listed", &heard);
-            return;
-        }
-        let value: Value = serde_json::from_slice(heard.body()).unwrap_or_default();
-        let Some(list) = value["manifests"].as_array() else {
-            self.odd("referrers that are no index", &heard);
-            return;
-        };
-        let listed: Vec<Digest> = list
-            .iter()
-            .filter_map(|m| Some(m["digest"].as_str()?.into()))
-            .collect();
-        for digest in &listed {
-            let key = Key::Manifest(name.clone(), digest.clone());
-            self.note(&heard, key, Act::Saw(digest.clone()));
-        }
-        for digest in known.iter().filter(|d| !listed.contains(d)) {
-            let key = Key::Manifest(name.clone(), digest.clone());
-            self.note(&heard, key, Act::Missed);
-        }
     }
 }
 

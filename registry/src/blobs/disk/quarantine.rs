@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 
-use super::{READ_BYTES, Root, found, names, sync_dir};
+use super::read::READ_BYTES;
+use super::{Root, found, names, sync_dir};
 use crate::blobs::{BlobError, QUARANTINE_BLOBS_MAX, QUARANTINE_BYTES_MAX};
 use crate::digest::{Algorithm, Digest, Hash};
 
