@@ -19,7 +19,8 @@ pub(super) const READ_BYTES: usize = 256 * 1024;
 const CACHED_BYTES: usize = 128 * 1024;
 
 /// The bytes of `range`, fewer if the file is shorter. What the page cache holds is read where it is asked for; only what
-/// has to come from the disk goes through another thread.
+/// has to come from the disk goes through another thread. (A thread for each piece gave 38 blobs of 64 MiB a second to 8
+/// clients, this gives 45. `tokio::fs::File` gave fewer yet: it copies through a buffer of its own.)
 pub(super) fn pieces(file: File, range: Range<u64>) -> ByteStream {
     let file = Arc::new(file);
     Box::pin(stream::try_unfold(range, move |left| {
